@@ -1,0 +1,26 @@
+package storefront
+
+import (
+	"context"
+	"errors"
+
+	"github.com/ipfs/go-cid"
+)
+
+// ErrNoContent: the content is not in custody (yet).
+var ErrNoContent = errors.New("content not in custody")
+
+// Content is a byte string in the service's custody.
+type Content struct {
+	CID    cid.Cid
+	Length int64 // bytes
+	// URL is where the compute provider can read it.
+	URL string
+}
+
+// Custody holds the content that pieces are validated for: bytes that nobody but the operator can change. A piece is only ever
+// validated for bytes in custody, and storage providers are only ever sent there.
+type Custody interface {
+	// Stat returns what is known of the content without reading it, or ErrNoContent.
+	Stat(ctx context.Context, content cid.Cid) (Content, error)
+}
