@@ -1,0 +1,35 @@
+GO ?= go
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
+
+.PHONY: help build demo test race lint fuzz bench ci
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+build: ## build ./bin/w3filecoin
+	$(GO) build -trimpath -o bin/w3filecoin ./cmd/w3filecoin
+
+demo: ## the whole pipeline on one machine, with a simulated chain and provider
+	$(GO) run ./cmd/w3filecoin demo
+
+test: ## all tests that need Go alone
+	$(GO) test ./...
+
+race: ## the same under the race detector
+	$(GO) test -race ./...
+
+lint: ## format, vet, static analysis
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(GOLANGCI_LINT) run ./...
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target, FUZZTIME each (default 30s)
+	@grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u | while read d; do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$d/*_test.go | cut -c6-); do \
+	    echo "fuzz $$d $$f $(FUZZTIME)"; $(GO) test $$d -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) || exit 1; done; done
+
+bench: ## benchmarks beside the code, one short run
+	$(GO) test -run '^$$' -bench . -benchtime 200ms ./...
+
+ci: ## the whole gate
+	bash .ci/run
