@@ -1,0 +1,221 @@
+package piece
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// chunkQuads is the number of quads in a chunk, the unit of work of one goroutine: a sub-tree of 512 KiB. It is
+	// large enough to make handing over cheap and small enough to stay in a core's cache.
+	chunkQuads = 1 << chunkLog
+	chunkLog   = 12
+	chunkSize  = chunkQuads * quad
+
+	// batchChunks is how many chunks of one Write are in flight before their roots are added to the tree.
+	batchChunks = 64
+)
+
+// An Option adjusts a [Hasher] or [HashReader].
+type Option func(*options)
+
+type options struct{ workers int }
+
+// WithWorkers sets how many goroutines may hash at once. The default is 1 for a [Hasher] and the number of cores,
+// at most 8, for [HashReader]. Values below 1 mean 1.
+func WithWorkers(n int) Option {
+	return func(o *options) { o.workers = max(n, 1) }
+}
+
+// A Hasher is an io.Writer that computes the piece of the bytes written to it. The zero Hasher is ready for use and
+// hashes in the calling goroutine.
+//
+// It keeps one node per level of the tree and at most 126 bytes of payload, about 1 KiB whatever the size of the
+// piece, and hashes every node once. With one worker no call allocates. With more, a Write of at least two chunks
+// (about 1 MB) is shared among goroutines, which end before Write returns.
+//
+// A Hasher must not be used by two goroutines at once.
+type Hasher struct {
+	tree    tree
+	partial [quad]byte
+	pending int // bytes of partial in use, less than a quad between calls
+	workers int
+}
+
+// NewHasher returns a Hasher with the given options.
+func NewHasher(opts ...Option) *Hasher {
+	o := options{workers: 1}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return &Hasher{workers: o.workers}
+}
+
+// Sum returns the piece of payload, hashed in the calling goroutine. It fails with [ErrEmpty] or [ErrTooLarge].
+func Sum(payload []byte) (Link, error) {
+	var h Hasher
+	if _, err := h.Write(payload); err != nil {
+		return Link{}, err
+	}
+	return h.Sum()
+}
+
+// Reset forgets everything written.
+func (h *Hasher) Reset() {
+	h.tree.quads = 0
+	h.pending = 0
+}
+
+// Size returns the number of bytes written since the start or the last Reset.
+func (h *Hasher) Size() uint64 { return h.tree.quads*quad + uint64(h.pending) }
+
+// Write adds p to the payload. It fails with [ErrTooLarge], taking nothing of p, if the payload would exceed
+// [MaxPayloadSize]; other errors do not occur.
+func (h *Hasher) Write(p []byte) (int, error) {
+	if uint64(len(p)) > MaxPayloadSize-h.Size() {
+		return 0, fmt.Errorf("writing %d bytes after %d: %w", len(p), h.Size(), ErrTooLarge)
+	}
+	written := len(p)
+	if h.pending > 0 {
+		n := copy(h.partial[h.pending:], p)
+		h.pending += n
+		p = p[n:]
+		if h.pending < quad {
+			return written, nil
+		}
+		h.writeQuads(h.partial[:])
+		h.pending = 0
+	}
+	whole := len(p) / quad * quad
+	h.writeQuads(p[:whole])
+	h.pending = copy(h.partial[:], p[whole:])
+	return written, nil
+}
+
+// Sum returns the piece of everything written so far, and ErrEmpty if that is nothing. It does not change the state:
+// more may be written afterwards.
+func (h *Hasher) Sum() (Link, error) {
+	size := h.Size()
+	if size == 0 {
+		return Link{}, ErrEmpty
+	}
+	tree := h.tree
+	if h.pending > 0 {
+		last := h.partial
+		clear(last[h.pending:])
+		root := rootOfQuads(last[:])
+		tree.push(&root, 0)
+	}
+	return FromRoot(tree.root(), size)
+}
+
+// writeQuads adds whole quads, as few and as large sub-trees as the position in the tree allows.
+func (h *Hasher) writeQuads(p []byte) {
+	for len(p) > 0 {
+		quads := uint64(len(p) / quad)
+		// The next sub-tree is bounded by what is there, by a chunk, and by its alignment: a sub-tree of 2^k quads
+		// starts at a multiple of 2^k.
+		log := min(bits.Len64(quads)-1, chunkLog, bits.TrailingZeros64(h.tree.quads))
+		if log == chunkLog && h.workers > 1 && quads >= 2*chunkQuads {
+			p = p[h.writeChunks(p):]
+			continue
+		}
+		size := quad << log
+		root := rootOfQuads(p[:size])
+		h.tree.push(&root, log)
+		p = p[size:]
+	}
+}
+
+// writeChunks hashes as many whole chunks of p as one batch takes, by several goroutines, and returns their size.
+func (h *Hasher) writeChunks(p []byte) int {
+	var (
+		roots [batchChunks]Node
+		next  atomic.Int64
+		group sync.WaitGroup
+	)
+	chunks := min(len(p)/chunkSize, batchChunks)
+	work := func() {
+		for {
+			i := int(next.Add(1)) - 1
+			if i >= chunks {
+				return
+			}
+			roots[i] = rootOfQuads(p[i*chunkSize : (i+1)*chunkSize])
+		}
+	}
+	for range min(h.workers, chunks) - 1 {
+		group.Go(work)
+	}
+	work()
+	group.Wait()
+	for i := range chunks {
+		h.tree.push(&roots[i], chunkLog)
+	}
+	return chunks * chunkSize
+}
+
+// A tree is the frontier of a growing tree, as a binary counter: for each bit k of quads that is set, nodes[k] is the
+// root of a complete sub-tree of 2^k quads, the largest first in the payload.
+type tree struct {
+	quads uint64
+	nodes [MaxHeight - MinHeight + 1]Node
+}
+
+// push adds the root of a sub-tree of 2^log quads. The quads before it must be a multiple of that number.
+func (t *tree) push(root *Node, log int) {
+	node := *root
+	k := log
+	for ; t.quads>>k&1 == 1; k++ {
+		node = HashPair(&t.nodes[k], &node)
+	}
+	t.nodes[k] = node
+	t.quads += 1 << log
+}
+
+// root returns the root of the smallest complete tree over the quads so far, at least one, filled up with zeros.
+func (t *tree) root() Node {
+	k := bits.TrailingZeros64(t.quads)
+	node := t.nodes[k]
+	for top := bits.Len64(t.quads - 1); k < top; k++ {
+		if t.quads>>k&1 == 1 && k > bits.TrailingZeros64(t.quads) {
+			node = HashPair(&t.nodes[k], &node)
+		} else {
+			node = HashPair(&node, &zeroRoots[k+MinHeight])
+		}
+	}
+	return node
+}
+
+// rootOfQuads returns the root of the tree over the quads in p, which are a power of two in number, at most a chunk.
+// It is where nearly all the time of hashing a piece goes, and the place for a faster kernel.
+func rootOfQuads(p []byte) Node {
+	var (
+		stack  [chunkLog + 1]Node
+		leaves [paddedQuad]byte
+		pair   [2 * NodeSize]byte
+	)
+	for i := 0; ; i++ {
+		padQuad(&leaves, (*[quad]byte)(p))
+		p = p[quad:]
+		left, right := sha256.Sum256(leaves[:64]), sha256.Sum256(leaves[64:])
+		left[NodeSize-1] &= truncate
+		right[NodeSize-1] &= truncate
+		copy(pair[:NodeSize], left[:])
+		copy(pair[NodeSize:], right[:])
+		node := Node(sha256.Sum256(pair[:]))
+		node[NodeSize-1] &= truncate
+		// Quad i completes one sub-tree for each trailing one bit of i.
+		k := 0
+		for ; i>>k&1 == 1; k++ {
+			node = HashPair(&stack[k], &node)
+		}
+		if len(p) == 0 {
+			return node
+		}
+		stack[k] = node
+	}
+}
