@@ -41,11 +41,13 @@ func HashReader(ctx context.Context, r io.Reader, opts ...Option) (Content, erro
 
 	s := sums{content: sha256.New()}
 	first := make([]byte, firstRead)
-	n, err := readFull(ctx, r, first)
-	if err == nil {
-		err = s.readChunks(ctx, r, first, o.workers)
-	} else if err == io.EOF {
+	n, ended, err := readFull(ctx, r, first)
+	switch {
+	case err != nil:
+	case ended:
 		err = s.write(first[:n])
+	default:
+		err = s.readChunks(ctx, r, first, o.workers)
 	}
 	if err != nil {
 		return Content{}, err
@@ -137,44 +139,43 @@ func readEach(ctx context.Context, r io.Reader, first []byte, free <-chan *chunk
 		}
 		n := copy(c.data, first)
 		first = nil
-		m, err := readFull(ctx, r, c.data[n:])
+		m, ended, err := readFull(ctx, r, c.data[n:])
 		n += m
 		size += uint64(n)
 		switch {
-		case err != nil && err != io.EOF:
+		case err != nil:
 			return nil, err
 		case size > MaxPayloadSize:
 			return nil, fmt.Errorf("reading content: %w", ErrTooLarge)
-		case err == io.EOF:
+		case ended:
 			return c.data[:n], nil
 		}
 		emit(c)
 	}
 }
 
-// readFull fills p unless r ends before, which is io.EOF with the number of bytes read. Other errors are wrapped.
-// Only io.EOF itself ends the content: an error that wraps it is a transfer that broke off.
-func readFull(ctx context.Context, r io.Reader, p []byte) (int, error) {
+// readFull fills p, or reads all there is and reports that r has ended. Errors are wrapped. Only io.EOF itself ends the
+// content: an error that wraps it is a transfer that broke off.
+func readFull(ctx context.Context, r io.Reader, p []byte) (n int, ended bool, err error) {
 	stalled := 0
-	for n := 0; n < len(p); {
+	for n < len(p) {
 		if err := ctx.Err(); err != nil {
-			return n, fmt.Errorf("reading content: %w", err)
+			return n, false, fmt.Errorf("reading content: %w", err)
 		}
 		m, err := r.Read(p[n:])
 		n += m
-		if m == 0 && err == nil {
-			if stalled++; stalled == maxStalled {
-				err = io.ErrNoProgress
-			}
-		} else {
-			stalled = 0
-		}
 		switch {
 		case err == io.EOF:
-			return n, io.EOF
+			return n, true, nil
 		case err != nil:
-			return n, fmt.Errorf("reading content: %w", err)
+			return n, false, fmt.Errorf("reading content: %w", err)
+		case m > 0:
+			stalled = 0
+		default:
+			if stalled++; stalled == maxStalled {
+				return n, false, fmt.Errorf("reading content: %w", io.ErrNoProgress)
+			}
 		}
 	}
-	return len(p), nil
+	return n, false, nil
 }
