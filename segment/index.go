@@ -1,0 +1,79 @@
+package segment
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/storacha/w3filecoin/piece"
+)
+
+// An Entry is one entry of the index of an aggregate: where a segment lies and what it is.
+type Entry struct {
+	Root   piece.Node // root of the segment's tree
+	Offset uint64     // where it starts, in padded bytes from the start of the aggregate
+	Size   uint64     // its padded size in bytes
+}
+
+// An encoded entry is root ‖ offset ‖ size ‖ checksum, integers little-endian. The checksum is the first 126 bits of
+// the SHA-256 of the entry with a checksum of zeros. Two leaves hold it: the top bits of both are always zero.
+const (
+	entryOffset   = piece.NodeSize
+	entrySize     = entryOffset + 8
+	entryChecksum = entrySize + 8
+)
+
+type entryBytes = [EntrySize]byte
+
+func (e *Entry) encode() entryBytes {
+	var b entryBytes
+	copy(b[:], e.Root[:])
+	binary.LittleEndian.PutUint64(b[entryOffset:], e.Offset)
+	binary.LittleEndian.PutUint64(b[entrySize:], e.Size)
+	sum := sha256.Sum256(b[:])
+	copy(b[entryChecksum:], sum[:])
+	b[EntrySize-1] &= 0x3f
+	return b
+}
+
+// decodeEntry decodes an entry and reports whether it is valid: its checksum holds and it lies at whole quads.
+func decodeEntry(b *entryBytes) (Entry, bool) {
+	e := Entry{
+		Root:   piece.Node(b[:piece.NodeSize]),
+		Offset: binary.LittleEndian.Uint64(b[entryOffset:]),
+		Size:   binary.LittleEndian.Uint64(b[entrySize:]),
+	}
+	const quad = piece.MinPaddedSize
+	return e, e.encode() == *b && e.Offset%quad == 0 && e.Size%quad == 0
+}
+
+// ReadIndex reads the index of an aggregate from r, which starts where the index does, in the unpadded form in which
+// the aggregate is stored, and returns the valid entries in their order. The space of unused and of damaged entries is
+// passed over, as FRC-0058 has it. It reads to the end of r, at most the largest index there is, and fails only if
+// reading fails, or if r ends within a pair of entries.
+func ReadIndex(r io.Reader) ([]Entry, error) {
+	limit := int64(piece.UnpaddedSize(uint64(MaxEntries(piece.MaxPaddedSize)) * EntrySize))
+	br := bufio.NewReader(io.LimitReader(r, limit))
+	var (
+		entries  []Entry
+		unpadded [quadSize]byte
+		padded   [2 * EntrySize]byte
+	)
+	for {
+		_, err := io.ReadFull(br, unpadded[:])
+		if err == io.EOF {
+			return entries, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading index: %w", err)
+		}
+		piece.Pad(padded[:], unpadded[:])
+		for i := range 2 {
+			if e, ok := decodeEntry((*entryBytes)(padded[i*EntrySize:])); ok {
+				entries = append(entries, e)
+			}
+		}
+	}
+}
