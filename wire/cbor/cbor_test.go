@@ -399,7 +399,7 @@ func FuzzCBOR(f *testing.F) {
 		}
 
 		r := cbor.NewReader(b)
-		again := copyValue(nil, r)
+		again := copyValue(nil, b, r)
 		if walkErr := r.Done(); (walkErr == nil) != (err == nil) {
 			t.Fatalf("Valid: %v, Reader: %v", err, walkErr)
 		}
@@ -429,8 +429,8 @@ func rewrite(b []byte) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
-// copyValue reads one value piece by piece and appends what the Append functions make of it.
-func copyValue(dst []byte, r *cbor.Reader) []byte {
+// copyValue reads one value of b piece by piece and appends what the Append functions make of it.
+func copyValue(dst, b []byte, r *cbor.Reader) []byte {
 	switch r.Peek() {
 	case cbor.Null:
 		r.Null()
@@ -438,7 +438,7 @@ func copyValue(dst []byte, r *cbor.Reader) []byte {
 	case cbor.Bool:
 		return cbor.AppendBool(dst, r.Bool())
 	case cbor.Int:
-		if probe := *r; probe.Uint() == 0 && probe.Err() != nil {
+		if b[r.Offset()]>>5 == 1 {
 			return cbor.AppendInt(dst, r.Int())
 		}
 		return cbor.AppendUint(dst, r.Uint())
@@ -458,7 +458,7 @@ func copyValue(dst []byte, r *cbor.Reader) []byte {
 		n := r.Array()
 		dst = cbor.AppendArray(dst, n)
 		for range n {
-			dst = copyValue(dst, r)
+			dst = copyValue(dst, b, r)
 		}
 		return dst
 	case cbor.Map:
@@ -466,7 +466,7 @@ func copyValue(dst []byte, r *cbor.Reader) []byte {
 		dst = cbor.AppendMap(dst, n)
 		for range n {
 			dst = cbor.AppendText(dst, string(r.Key()))
-			dst = copyValue(dst, r)
+			dst = copyValue(dst, b, r)
 		}
 		return dst
 	default:

@@ -83,10 +83,7 @@ func appendJSON(dst, b []byte, off int, spelling Spelling) ([]byte, int, error) 
 			return nil, 0, err
 		}
 		dst = append(dst, `{"/":"`...)
-		if dst, err = appendCID(dst, raw); err != nil {
-			return nil, 0, err
-		}
-		return append(dst, `"}`...), next, nil
+		return append(AppendCIDText(dst, raw), `"}`...), next, nil
 	}
 	switch first {
 	case 0xf4:
@@ -205,16 +202,18 @@ func appendJSONFloat(dst []byte, f float64, spelling Spelling) []byte {
 
 var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// appendCID writes a CID as cid.Cid.String does.
-func appendCID(dst, raw []byte) ([]byte, error) {
-	if raw[0] == 1 {
-		return base32Lower.AppendEncode(append(dst, 'b'), raw), nil
+// AppendCIDText appends the text of the CID with these bytes, as cid.Cid.String writes it: version 1 in base32,
+// version 0 in base58btc.
+func AppendCIDText[T string | []byte](dst []byte, raw T) []byte {
+	if raw[0] != 1 {
+		c, err := cid.Cast([]byte(raw))
+		if err != nil {
+			return dst // such bytes are not in canonical DAG-CBOR, nor in a cid.Cid
+		}
+		return append(dst, c.String()...)
 	}
-	c, err := cid.Cast(raw)
-	if err != nil {
-		return nil, malformed(0, "link: %v", err)
-	}
-	return append(dst, c.String()...), nil
+	var few [64]byte
+	return base32Lower.AppendEncode(append(dst, 'b'), append(few[:0], raw...))
 }
 
 // compareUTF16 orders two UTF-8 texts by their UTF-16 code units, as JavaScript compares strings.

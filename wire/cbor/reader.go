@@ -28,7 +28,8 @@ import (
 //
 // Whether a field was present is for the caller to check: an absent link leaves piece undefined.
 //
-// A Reader checks what it passes, so a value that was read to Done without error is canonical.
+// A Reader checks what it passes, so a value that was read to Done without error is canonical. It must not be copied
+// once in use.
 type Reader struct {
 	b     []byte
 	off   int
@@ -158,17 +159,8 @@ func (r *Reader) Bytes() []byte {
 // Link returns a link.
 func (r *Reader) Link() cid.Cid {
 	at := r.off
-	first, _, ok := r.value()
-	if !ok {
-		return cid.Undef
-	}
-	if first>>5 != 6 {
-		r.mismatch(at, Link)
-		return cid.Undef
-	}
-	raw, next, err := linkAt(r.b, at)
-	if err != nil {
-		r.fail(err)
+	raw := r.LinkBytes()
+	if raw == nil {
 		return cid.Undef
 	}
 	c, err := cid.Cast(raw)
@@ -176,8 +168,27 @@ func (r *Reader) Link() cid.Cid {
 		r.fail(malformed(at, "link: %v", err))
 		return cid.Undef
 	}
-	r.off = next
 	return c
+}
+
+// LinkBytes returns the CID of a link as part of the input.
+func (r *Reader) LinkBytes() []byte {
+	at := r.off
+	first, _, ok := r.value()
+	if !ok {
+		return nil
+	}
+	if first>>5 != 6 {
+		r.mismatch(at, Link)
+		return nil
+	}
+	raw, next, err := linkAt(r.b, at)
+	if err != nil {
+		r.fail(err)
+		return nil
+	}
+	r.off = next
+	return raw
 }
 
 // Int returns an integer that fits in 64 bits with sign.
