@@ -1,0 +1,349 @@
+package storefront
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/filecoin"
+	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/tasks"
+)
+
+// Policy says who may offer what.
+type Policy struct {
+	// MayOffer reports whether content may be offered on a resource (the `with` of filecoin/offer); nil allows all.
+	MayOffer func(with string) bool
+	// MaxPiece is the largest piece in padded bytes; half the largest aggregate is what an aggregator can place.
+	MaxPiece uint64
+	// InfoToOfferersOnly restricts filecoin/info to agents and spaces that offered the piece.
+	InfoToOfferersOnly bool
+}
+
+// Timing says how long things may take. The zero value of a field means its default.
+type Timing struct {
+	// ContentRetry is the first pause before content that is not there is looked for again, doubling up to an hour; 2 s.
+	ContentRetry time.Duration
+	// ContentWindow is how long content may take to come before the offer expires; 7 days.
+	ContentWindow time.Duration
+	// PeerRetry is the first pause before an unreachable role is asked again, doubling up to 10 minutes; 1 s.
+	PeerRetry time.Duration
+	// Pull is how long after a task was handed on its receipt is pulled, if it was not pushed; 30 minutes.
+	Pull time.Duration
+}
+
+func (t Timing) withDefaults() Timing {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	set(&t.ContentRetry, 2*time.Second)
+	set(&t.ContentWindow, 7*24*time.Hour)
+	set(&t.PeerRetry, time.Second)
+	set(&t.Pull, 30*time.Minute)
+	return t
+}
+
+// Deps is what a storefront is made of. Every field is required but Timing and Policy.
+type Deps struct {
+	Signer capabilities.Signer
+	Store  store.Driver
+	Keys   capabilities.Keys
+	// Group is the group that pieces are offered in; the storefront's DID, or that + "/" + a suffix.
+	Group      string
+	Aggregator capabilities.Peer
+	Compute    capabilities.Peer
+	Custody    Custody
+	Policy     Policy
+	Timing     Timing
+	Now        func() time.Time
+	Log        *slog.Logger
+}
+
+// Service is the storefront role.
+type Service struct {
+	Deps
+	ledger     *tasks.Ledger
+	pieces     store.Table[Piece]
+	by         store.Table[By]
+	references store.Table[Reference]
+	verdicts   store.Table[Verdict]
+	aggregates store.Table[Aggregate]
+	claims     store.Table[Claim]
+	timers     store.Table[timer]
+}
+
+// New returns a storefront.
+func New(d Deps) (*Service, error) {
+	switch {
+	case !d.Signer.DID().Defined():
+		return nil, errors.New("storefront: no signer")
+	case d.Store == nil, d.Keys == nil, d.Custody == nil, d.Now == nil, d.Log == nil:
+		return nil, errors.New("storefront: store, keys, custody, clock and log are required")
+	case d.Aggregator.Conn == nil, d.Compute.Conn == nil:
+		return nil, errors.New("storefront: an aggregator and a compute provider are required")
+	}
+	if d.Group == "" {
+		d.Group = d.Signer.DID().String()
+	}
+	d.Timing = d.Timing.withDefaults()
+	return &Service{
+		Deps:       d,
+		ledger:     tasks.New(d.Store, d.Keys, d.Now, d.Log),
+		pieces:     store.NewTable[Piece](d.Store),
+		by:         store.NewTable[By](d.Store),
+		references: store.NewTable[Reference](d.Store),
+		verdicts:   store.NewTable[Verdict](d.Store),
+		aggregates: store.NewTable[Aggregate](d.Store),
+		claims:     store.NewTable[Claim](d.Store),
+		timers:     store.NewTable[timer](d.Store),
+	}, nil
+}
+
+// Methods returns the capabilities that the storefront executes.
+func (s *Service) Methods() map[string]capabilities.Method {
+	return map[string]capabilities.Method{
+		filecoin.OfferAbility:  s.offer,
+		filecoin.SubmitAbility: s.own,
+		filecoin.AcceptAbility: s.own,
+		filecoin.InfoAbility:   s.info,
+		ucan.ConcludeAbility:   s.ledger.Conclude(s.Signer),
+	}
+}
+
+// offer executes filecoin/offer: it acknowledges the task and leaves the rest to its message.
+func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
+	var nb filecoin.Offer
+	if err := inv.Caveats(&nb); err != nil {
+		return nil, err
+	}
+	if s.Policy.MayOffer != nil && !s.Policy.MayOffer(inv.Resource()) {
+		return nil, capabilities.Fail(capabilities.Unauthorized,
+			"%s may not offer content here: ask the operator to add it to the storefront's allow-list", inv.Resource())
+	}
+	if !supported(nb.Content) {
+		return nil, capabilities.NewUnsupportedContent(nb.Content)
+	}
+	if limit := s.Policy.MaxPiece; limit != 0 && nb.Piece.PaddedSize() > limit {
+		return nil, capabilities.NewPieceTooLarge(nb.Piece, limit)
+	}
+	nonce := effectNonce(inv.UCAN)
+	self := s.Signer.DID()
+	submit, err := capabilities.Invoke(s.Signer, self, self.String(),
+		&filecoin.Submit{Content: nb.Content, Piece: nb.Piece}, capabilities.Terms{Nonce: nonce})
+	if err != nil {
+		return nil, err
+	}
+	accept, err := capabilities.Invoke(s.Signer, self, self.String(),
+		&filecoin.Accept{Content: nb.Content, Piece: nb.Piece}, capabilities.Terms{Nonce: nonce})
+	if err != nil {
+		return nil, err
+	}
+	fx := capabilities.Effects{Fork: []capabilities.Task{submit}, Join: &accept}
+	r, err := capabilities.Issue(s.Signer, inv.Link(), &filecoin.PieceOK{Piece: nb.Piece}, fx)
+	if err != nil {
+		return nil, err
+	}
+	var effects store.Effects
+	submitQueue.Send(&effects, submitMessage{inv.Link()})
+	return s.ledger.Accept(ctx, inv.Task, r, fx, store.Listing{Index: offersIndex(nb.Piece), Sort: inv.Link().String()}, effects)
+}
+
+// offersIndex lists the offers of a piece between their acknowledgement and the piece's row.
+func offersIndex(p piece.Link) string { return "offers/" + p.String() }
+
+// effectNonce is the nonce of every task that follows from an invocation: none if the invocation has none, so that equal offers share
+// their effects, otherwise the invocation's CID.
+func effectNonce(u *capabilities.UCAN) string {
+	if u.Nonce == "" {
+		return ""
+	}
+	return u.Link().String()
+}
+
+// supported reports whether a content CID names a whole byte string: raw or CAR codec, sha2-256.
+func supported(c cid.Cid) bool {
+	const car = 0x0202
+	prefix := c.Prefix()
+	return prefix.Version == 1 && (prefix.Codec == cid.Raw || prefix.Codec == car) &&
+		prefix.MhType == multihash.SHA2_256 && prefix.MhLength == 32
+}
+
+// own answers filecoin/submit and filecoin/accept: tasks of the storefront's own, which their messages execute. Invoked over the
+// wire they get the terminal receipt if there is one.
+func (s *Service) own(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
+	if inv.Issuer != s.Signer.DID() || inv.Resource() != s.Signer.DID().String() {
+		return nil, capabilities.Fail(capabilities.UnsupportedCapability, "%s does not have a %q capability provider", inv.Resource(), inv.Can())
+	}
+	m, err := s.Receipt(ctx, inv.Link())
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &capabilities.Unavailable{RetryAfter: time.Minute, Reason: fmt.Sprintf("%s of this pair is not concluded yet", inv.Can())}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m.Receipt(inv.Link()), nil
+}
+
+// Receipt returns the conclusion of a task: one that the storefront executed, or of the roles behind it. store.ErrNotFound if the
+// task is unknown or not concluded.
+func (s *Service) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message, error) {
+	rec, err := s.ledger.Get(ctx, task)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Concluded {
+		return rec.Decode()
+	}
+	if rec.Notify != "" || rec.Owner == (store.Key{}) {
+		return nil, store.ErrNotFound
+	}
+	p, err := s.pieces.Get(ctx, rec.Owner)
+	if err != nil {
+		return nil, err
+	}
+	return s.receiptOf(ctx, &p.Value, task)
+}
+
+func (s *Service) receiptOf(ctx context.Context, p *Piece, task cid.Cid) (*capabilities.Message, error) {
+	var conclusion []byte
+	switch {
+	case task.Equals(p.Submit):
+		conclusion = p.SubmitReceipt
+	case task.Equals(p.Accept) && p.AcceptPacked.Pack.Defined():
+		return tasks.ReadPacked(ctx, s.Store, p.AcceptPacked)
+	case task.Equals(p.Accept):
+		conclusion = p.AcceptReceipt
+	}
+	if conclusion == nil {
+		return nil, store.ErrNotFound
+	}
+	return (&tasks.Record{Message: conclusion}).Decode()
+}
+
+// info executes filecoin/info: the union over all contents that were offered as this piece. It tells nothing of content, space or agent.
+func (s *Service) info(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
+	var nb filecoin.Info
+	if err := inv.Caveats(&nb); err != nil {
+		return nil, err
+	}
+	rows, err := s.piecesOf(ctx, nb.Piece)
+	if err != nil {
+		return nil, err
+	}
+	if s.Policy.InfoToOfferersOnly {
+		if err := s.checkOfferer(ctx, rows, inv); err != nil {
+			return nil, err
+		}
+	}
+	if len(rows) == 0 {
+		acknowledged, err := s.ledger.Listed(ctx, offersIndex(nb.Piece), 1)
+		if err != nil {
+			return nil, err
+		}
+		if len(acknowledged) == 0 {
+			return nil, capabilities.Fail(capabilities.RecordNotFound, "piece %s was never offered here", nb.Piece)
+		}
+	}
+	ok := filecoin.InfoOK{Piece: nb.Piece}
+	var failed *capabilities.Failure
+	live := len(rows) == 0
+	for _, rec := range rows {
+		p := &rec.Value
+		m, err := s.receiptOf(ctx, p, p.Accept)
+		if errors.Is(err, store.ErrNotFound) {
+			live = true
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var accepted filecoin.AcceptOK
+		err = capabilities.ReadResult(m.Receipt(p.Accept).Out, &accepted)
+		if f := (*capabilities.Failure)(nil); errors.As(err, &f) {
+			failed = f
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		live = true
+		provider, err := s.providerOf(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		ok.Aggregates = append(ok.Aggregates, filecoin.InfoAggregate{Aggregate: accepted.Aggregate, Inclusion: accepted.Inclusion})
+		ok.Deals = append(ok.Deals, filecoin.InfoDeal{Aggregate: accepted.Aggregate, Provider: provider, Aux: accepted.Aux})
+	}
+	if !live {
+		return nil, failed
+	}
+	return capabilities.Issue(s.Signer, inv.Link(), &ok, capabilities.Effects{})
+}
+
+// providerOf: the published protocol names the provider in filecoin/info, but no receipt of the chain does; it is empty until
+// the storefront asks a deal tracker.
+func (s *Service) providerOf(context.Context, *Piece) (string, error) { return "", nil }
+
+func (s *Service) piecesOf(ctx context.Context, p piece.Link) ([]store.Record[Piece], error) {
+	var rows []store.Record[Piece]
+	for rec, err := range s.pieces.All(ctx, piecePartition(p), "") {
+		if err != nil {
+			return nil, fmt.Errorf("looking up piece %s: %w", p, err)
+		}
+		rows = append(rows, rec)
+	}
+	return rows, nil
+}
+
+// checkOfferer fails with RecordNotFound unless the invoker, or the resource it invokes on, offered the piece.
+func (s *Service) checkOfferer(ctx context.Context, rows []store.Record[Piece], inv capabilities.Invocation) error {
+	who := map[string]bool{inv.Issuer.String(): true, inv.Resource(): true}
+	for _, rec := range rows {
+		first, err := s.ledger.Get(ctx, rec.Value.Offer)
+		if err != nil {
+			return err
+		}
+		m, err := first.Decode()
+		if err != nil {
+			return err
+		}
+		if t, ok := capabilities.FindTask(m, rec.Value.Offer); ok && (who[t.Issuer.String()] || who[t.Resource()]) {
+			return nil
+		}
+		for by, err := range s.by.All(ctx, "by/"+rec.Key.Partition+"/"+rec.Key.Sort, "") {
+			if err != nil {
+				return err
+			}
+			if who[by.Value.Agent] || who[by.Value.Space] {
+				return nil
+			}
+		}
+	}
+	return capabilities.Fail(capabilities.RecordNotFound, "this piece was never offered here by you")
+}
+
+// ContentOf returns the contents that were found to be this piece.
+func (s *Service) ContentOf(ctx context.Context, p piece.Link) ([]cid.Cid, error) {
+	rows, err := s.piecesOf(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	var contents []cid.Cid
+	for _, rec := range rows {
+		switch rec.Value.State {
+		case Validated, Offered, Aggregated, Dealt, Failed:
+			contents = append(contents, rec.Value.Content)
+		}
+	}
+	return contents, nil
+}

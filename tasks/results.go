@@ -1,0 +1,45 @@
+package tasks
+
+import (
+	"fmt"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/aggregate"
+	"github.com/storacha/w3filecoin/capabilities/compute"
+	"github.com/storacha/w3filecoin/capabilities/deal"
+	"github.com/storacha/w3filecoin/capabilities/filecoin"
+	"github.com/storacha/w3filecoin/capabilities/piece"
+	"github.com/storacha/w3filecoin/wire"
+)
+
+// checkResult checks that a result has the shape that its ability promises, and tells whether it is terminal.
+func checkResult(can string, out wire.Result) (terminal bool, err error) {
+	if out.Error != nil {
+		f := capabilities.ReadFailure(out.Error)
+		return can != compute.PieceCIDAbility || f.Name == capabilities.UnsupportedContent, nil
+	}
+	var ok capabilities.Struct
+	switch can {
+	case filecoin.OfferAbility, filecoin.SubmitAbility:
+		ok = new(filecoin.PieceOK)
+	case filecoin.AcceptAbility:
+		ok = new(filecoin.AcceptOK)
+	case filecoin.InfoAbility:
+		ok = new(filecoin.InfoOK)
+	case piece.OfferAbility:
+		ok = new(piece.OfferOK)
+	case piece.AcceptAbility:
+		ok = new(piece.AcceptOK)
+	case aggregate.OfferAbility:
+		ok = new(aggregate.OfferOK)
+	case aggregate.AcceptAbility:
+		ok = new(aggregate.AcceptOK)
+	case deal.InfoAbility:
+		ok = new(deal.InfoOK)
+	case compute.PieceCIDAbility:
+		ok = new(compute.PieceCIDOK)
+	default:
+		return false, fmt.Errorf("no result is known for ability %q", can)
+	}
+	return true, capabilities.ReadResult(out, ok)
+}
