@@ -207,6 +207,9 @@ func (s *Service) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Mess
 		return nil, err
 	}
 	if !p.Value.AcceptPacked.Pack.Defined() || !p.Value.Accept.Equals(task) {
+		if p.Value.Plan != "" { // claimed: the walk is on its way
+			return nil, fmt.Errorf("%w: %w", capabilities.ErrSoon, store.ErrNotFound)
+		}
 		return nil, store.ErrNotFound
 	}
 	return tasks.ReadPacked(ctx, s.Store, p.Value.AcceptPacked)

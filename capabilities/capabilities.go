@@ -274,3 +274,6 @@ type Unavailable struct {
 }
 
 func (u *Unavailable) Error() string { return u.Reason }
+
+// ErrSoon: the task is concluded and its receipt is being written; ask again in a moment.
+var ErrSoon = errors.New("receipt is being written")
