@@ -56,7 +56,7 @@ func readBlob(ctx context.Context, blobs Blobs, c cid.Cid, limit int64) (b []byt
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
+	defer closing(r, &err)
 	if r.Size() > limit {
 		return nil, fmt.Errorf("%d bytes: %w", r.Size(), ErrTooLarge)
 	}
@@ -76,4 +76,11 @@ func verify(c cid.Cid, b []byte) error {
 		return ErrCorrupt
 	}
 	return nil
+}
+
+// closing closes what was read. A failure of that is the caller's error unless there was one before.
+func closing(c io.Closer, err *error) {
+	if closeErr := c.Close(); *err == nil {
+		*err = closeErr
+	}
 }
