@@ -205,10 +205,10 @@ var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPad
 // AppendCIDText appends the text of the CID with these bytes, as cid.Cid.String writes it: version 1 in base32,
 // version 0 in base58btc.
 func AppendCIDText[T string | []byte](dst []byte, raw T) []byte {
-	if raw[0] != 1 {
+	if len(raw) == 0 || raw[0] != 1 {
 		c, err := cid.Cast([]byte(raw))
 		if err != nil {
-			return dst // such bytes are not in canonical DAG-CBOR, nor in a cid.Cid
+			return dst // no defined CID has such bytes
 		}
 		return append(dst, c.String()...)
 	}
