@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -201,13 +202,18 @@ func checkAgainstOracle(t *testing.T, dealSize uint64, pieces []piece.Link) (bui
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantBytes, err := io.ReadAll(wantIndex)
-	if err != nil {
+	// The used entries and a stretch behind them are compared; the rest is zeros by the megabyte.
+	gotBytes := make([]byte, min(got.IndexReader().Size(), int64(len(pieces)*segment.EntrySize/127*127+10*127)))
+	wantBytes := make([]byte, len(gotBytes))
+	if _, err := io.ReadFull(wantIndex, wantBytes); err != nil {
 		t.Fatal(err)
 	}
-	gotBytes, err := io.ReadAll(got.IndexReader())
-	if err != nil || !bytes.Equal(gotBytes, wantBytes) {
-		t.Fatalf("index differs: %d bytes, %v, want %d", len(gotBytes), err, len(wantBytes))
+	if _, err := io.ReadFull(got.IndexReader(), gotBytes); err != nil || !bytes.Equal(gotBytes, wantBytes) {
+		t.Fatalf("index differs (%v)", err)
+	}
+	wantSize, err := want.IndexSize()
+	if err != nil || got.IndexReader().Size() != int64(wantSize.Unpadded()) {
+		t.Fatalf("index of %d bytes, want %d padded, %v", got.IndexReader().Size(), wantSize, err)
 	}
 	start, err := want.IndexStartPosition()
 	if err != nil || piece.UnpaddedSize(got.IndexStart()) != start {
@@ -234,8 +240,8 @@ func checkAgainstOracle(t *testing.T, dealSize uint64, pieces []piece.Link) (bui
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(*wantProof, oracleProof(proof)); diff != "" {
-			t.Fatalf("proof %d (-want +got):\n%s", i, diff)
+		if got := oracleProof(proof); !reflect.DeepEqual(*wantProof, got) {
+			t.Fatalf("proof %d (-want +got):\n%s", i, cmp.Diff(*wantProof, got))
 		}
 		if err := segment.Verify(proof, p, got.Link()); err != nil {
 			t.Fatalf("proof %d: %v", i, err)
@@ -292,6 +298,9 @@ func TestFullAggregates(t *testing.T) {
 			pieces[i] = randomLink(t, rng, uint8(2+rng.IntN(2)))
 		}
 		for kind := range 3 {
+			if kind > 0 && len(pieces) > 1000 {
+				break // once is enough for the large ones
+			}
 			order(rng, pieces, kind)
 			if !checkAgainstOracle(t, dealSize, pieces) {
 				t.Errorf("%d pieces do not fit %d bytes", len(pieces), dealSize)
