@@ -422,8 +422,8 @@ func TestMalformedReceipt(t *testing.T) {
 	}
 }
 
-// message returns the CAR of a message with these fields and blocks.
-func message(m fields, blocks ...wire.Block) []byte {
+// encodeMessage returns the CAR of a message with these fields and blocks.
+func encodeMessage(m fields, blocks ...wire.Block) []byte {
 	return tagged("ucanto/message@7.0.0", m, blocks...)
 }
 
@@ -441,7 +441,7 @@ func TestMalformedMessage(t *testing.T) {
 	}
 	execute := fields{"execute": array(link(u.CID))}
 	report := fields{"report": fields{decoded.Ran.String(): link(rc.CID)}.join()}
-	for _, good := range [][]byte{message(execute, u), message(report, rc), message(fields{}), message(fields{"execute": array()})} {
+	for _, good := range [][]byte{encodeMessage(execute, u), encodeMessage(report, rc), encodeMessage(fields{}), encodeMessage(fields{"execute": array()})} {
 		if _, err := wire.DecodeMessage(good, wire.Limits{}); err != nil {
 			t.Fatal(err)
 		}
@@ -479,24 +479,24 @@ func TestMalformedMessage(t *testing.T) {
 		"nothing":                    nil,
 		"other version":              tagged("ucanto/message@8.0.0", execute, u),
 		"two versions":               wire.AppendCAR(nil, []cid.Cid{root.CID}, nil),
-		"unknown field":              message(execute.with("x", []byte{1}), u),
-		"execute a map":              message(fields{"execute": {0xa0}}),
-		"execute of text":            message(fields{"execute": array(text("x"))}),
-		"execute null":               message(fields{"execute": {0xf6}}),
-		"report a list":              message(fields{"report": array()}),
-		"report of text":             message(fields{"report": fields{decoded.Ran.String(): text("x")}.join()}, rc),
-		"invocation missing":         message(execute),
-		"invocation a receipt":       message(fields{"execute": array(link(rc.CID))}, rc),
-		"invocation without signer":  message(fields{"execute": array(link(invalidUCAN.CID))}, invalidUCAN),
-		"invocation of no ability":   message(fields{"execute": array(link(hollow.CID))}, hollow),
-		"proof of no ability":        message(fields{"execute": array(link(over.Link()))}, session, hollow, over.Block()),
-		"proof not a UCAN":           message(fields{"execute": array(link(overPieces.Link()))}, pieces, overPieces.Block()),
-		"receipt missing":            message(report),
-		"receipt a UCAN":             message(fields{"report": fields{decoded.Ran.String(): link(u.CID)}.join()}, u),
-		"receipt without signature":  message(fields{"report": fields{decoded.Ran.String(): link(invalidReceipt.CID)}.join()}, invalidReceipt),
-		"receipt of another task":    message(fields{"report": fields{u.CID.String(): link(rc.CID)}.join()}, rc),
-		"receipt under no CID":       message(fields{"report": fields{"task": link(rc.CID)}.join()}, rc),
-		"receipt under another base": message(fields{"report": fields{upper: link(rc.CID)}.join()}, rc),
+		"unknown field":              encodeMessage(execute.with("x", []byte{1}), u),
+		"execute a map":              encodeMessage(fields{"execute": {0xa0}}),
+		"execute of text":            encodeMessage(fields{"execute": array(text("x"))}),
+		"execute null":               encodeMessage(fields{"execute": {0xf6}}),
+		"report a list":              encodeMessage(fields{"report": array()}),
+		"report of text":             encodeMessage(fields{"report": fields{decoded.Ran.String(): text("x")}.join()}, rc),
+		"invocation missing":         encodeMessage(execute),
+		"invocation a receipt":       encodeMessage(fields{"execute": array(link(rc.CID))}, rc),
+		"invocation without signer":  encodeMessage(fields{"execute": array(link(invalidUCAN.CID))}, invalidUCAN),
+		"invocation of no ability":   encodeMessage(fields{"execute": array(link(hollow.CID))}, hollow),
+		"proof of no ability":        encodeMessage(fields{"execute": array(link(over.Link()))}, session, hollow, over.Block()),
+		"proof not a UCAN":           encodeMessage(fields{"execute": array(link(overPieces.Link()))}, pieces, overPieces.Block()),
+		"receipt missing":            encodeMessage(report),
+		"receipt a UCAN":             encodeMessage(fields{"report": fields{decoded.Ran.String(): link(u.CID)}.join()}, u),
+		"receipt without signature":  encodeMessage(fields{"report": fields{decoded.Ran.String(): link(invalidReceipt.CID)}.join()}, invalidReceipt),
+		"receipt of another task":    encodeMessage(fields{"report": fields{u.CID.String(): link(rc.CID)}.join()}, rc),
+		"receipt under no CID":       encodeMessage(fields{"report": fields{"task": link(rc.CID)}.join()}, rc),
+		"receipt under another base": encodeMessage(fields{"report": fields{upper: link(rc.CID)}.join()}, rc),
 		"no root":                    wire.AppendCAR(nil, nil, []wire.Block{u, root}),
 		"two roots":                  wire.AppendCAR(nil, []cid.Cid{root.CID, root.CID}, []wire.Block{u, root}),
 		"root missing":               wire.AppendCAR(nil, []cid.Cid{root.CID}, []wire.Block{u}),
@@ -595,7 +595,7 @@ func TestLimits(t *testing.T) {
 			blocks[i] = sign(fmt.Sprint("n", i))
 			links[i] = link(blocks[i].CID)
 		}
-		return message(fields{"execute": array(links...)}, blocks...)
+		return encodeMessage(fields{"execute": array(links...)}, blocks...)
 	}
 	receipts := func(n int) []byte {
 		report, blocks := fields{}, make([]wire.Block, n)
@@ -608,10 +608,10 @@ func TestLimits(t *testing.T) {
 			blocks[i] = rc.Block()
 			report[task.String()] = link(rc.Link())
 		}
-		return message(fields{"report": report.join()}, blocks...)
+		return encodeMessage(fields{"report": report.join()}, blocks...)
 	}
 	execute := func(blocks ...wire.Block) []byte {
-		return message(fields{"execute": array(link(blocks[len(blocks)-1].CID))}, blocks...)
+		return encodeMessage(fields{"execute": array(link(blocks[len(blocks)-1].CID))}, blocks...)
 	}
 	absentProofs := func(n int) []byte {
 		proofs := make([]cid.Cid, n)
@@ -627,7 +627,7 @@ func TestLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return message(fields{"report": fields{sumCID(nil).String(): link(rc.Link())}.join()}, rc.Block())
+		return encodeMessage(fields{"report": fields{sumCID(nil).String(): link(rc.Link())}.join()}, rc.Block())
 	}
 	// The deep path comes second: the shared proof has been measured on the short one before.
 	twoPaths := func(n int) []byte {
@@ -699,7 +699,7 @@ func TestDiamondProofs(t *testing.T) {
 	}
 	top := blocks[len(blocks)-2:]
 	blocks = append(blocks, sign("top", top[0].CID, top[1].CID))
-	m, err := wire.DecodeMessage(message(fields{"execute": array(link(blocks[16].CID))}, blocks...),
+	m, err := wire.DecodeMessage(encodeMessage(fields{"execute": array(link(blocks[16].CID))}, blocks...),
 		wire.Limits{Proofs: 16})
 	if err != nil {
 		t.Fatal(err)
@@ -708,7 +708,7 @@ func TestDiamondProofs(t *testing.T) {
 	if len(exported) != 17 || exported[16].CID != blocks[16].CID {
 		t.Errorf("exported %d blocks, want 17", len(exported))
 	}
-	if _, err := wire.DecodeMessage(message(fields{"execute": array(link(blocks[16].CID))}, blocks...),
+	if _, err := wire.DecodeMessage(encodeMessage(fields{"execute": array(link(blocks[16].CID))}, blocks...),
 		wire.Limits{Proofs: 15}); !errors.Is(err, wire.ErrLimit) {
 		t.Errorf("16 proofs of 15: %v", err)
 	}
