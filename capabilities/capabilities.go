@@ -26,6 +26,7 @@ type (
 	UCAN     = wire.UCAN
 	Receipt  = wire.Receipt
 	Message  = wire.Message
+	Link     = cid.Cid
 )
 
 // Caveats are the parameters of one ability.
