@@ -98,7 +98,8 @@ func TestFileIsTheAggregate(t *testing.T) {
 			if rng.IntN(2) == 0 {
 				p = p[:min(len(p), 1+rng.IntN(300))]
 			}
-			if n, err := r.ReadAt(p, off); n != len(p) || err != nil && err != io.EOF || !bytes.Equal(p, file[off:off+int64(n)]) {
+			n, err := r.ReadAt(p, off)
+			if n != len(p) || err != nil && !errors.Is(err, io.EOF) || !bytes.Equal(p, file[off:off+int64(n)]) {
 				t.Fatalf("%d bytes at %d: %d, %v, or other bytes", len(p), off, n, err)
 			}
 		}

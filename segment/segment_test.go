@@ -58,15 +58,6 @@ func mustProve(t testing.TB, a *segment.Aggregate, i int) segment.InclusionProof
 	return p
 }
 
-func parse(t testing.TB, s string) piece.Link {
-	t.Helper()
-	l, err := piece.Parse(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
 // goldenProof is a proof that the JavaScript implementation made.
 type goldenProof struct {
 	Piece   piece.Link `json:"piece"`
