@@ -34,6 +34,10 @@ const (
 	minDigestLen = 1 + 1 + NodeSize
 	maxDigestLen = maxVarint + 1 + NodeSize
 	maxBinaryLen = len(prefix) + 1 + maxDigestLen
+
+	// maxTextLen bounds what is handed to the cid package, whose base58 decoder takes quadratic time. The text of a CID
+	// with a digest of 64 bytes in binary digits, the longest of the multibases, is about 600 bytes long.
+	maxTextLen = 1024
 )
 
 // base32Lower with the multibase prefix "b" is the text form of a CIDv1.
@@ -136,11 +140,18 @@ func decodeText[T string | []byte](s T) (Link, error) {
 			return fromBinary(buf[:n])
 		}
 	}
-	c, err := cid.Decode(string(s))
+	c, err := decodeCID(string(s))
 	if err != nil {
 		return Link{}, fmt.Errorf("parsing piece CID: %w", err)
 	}
 	return FromCID(c)
+}
+
+func decodeCID(s string) (cid.Cid, error) {
+	if len(s) > maxTextLen {
+		return cid.Undef, fmt.Errorf("text of %d bytes is too long for a CID", len(s))
+	}
+	return cid.Decode(s)
 }
 
 // fromBinary decodes the binary form without allocating.
@@ -188,7 +199,7 @@ func RootOfV1(c cid.Cid) (Node, error) {
 
 // ParseV1 decodes the text form of a piece CID v1. The error wraps [ErrNotPiece] if s is the CID of something else.
 func ParseV1(s string) (cid.Cid, error) {
-	c, err := cid.Decode(s)
+	c, err := decodeCID(s)
 	if err != nil {
 		return cid.Undef, fmt.Errorf("parsing piece CID v1: %w", err)
 	}

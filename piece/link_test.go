@@ -335,6 +335,7 @@ func TestInvalidText(t *testing.T) {
 		{"content CID", contentCID, piece.ErrNotPiece},
 		{"content CID version 0", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG", piece.ErrNotPiece},
 		{"long", "b" + strings.Repeat("a", 1<<16), nil},
+		{"long base 58", "z" + strings.Repeat("2", 4<<20), nil}, // minutes, if it were decoded
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
