@@ -1,0 +1,608 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/storacha/w3filecoin/aggregator"
+	"github.com/storacha/w3filecoin/broker"
+	"github.com/storacha/w3filecoin/capabilities"
+	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
+	computecap "github.com/storacha/w3filecoin/capabilities/compute"
+	piececap "github.com/storacha/w3filecoin/capabilities/piece"
+	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/chain"
+	"github.com/storacha/w3filecoin/compute"
+	"github.com/storacha/w3filecoin/dealer"
+	"github.com/storacha/w3filecoin/dealtracker"
+	"github.com/storacha/w3filecoin/devnet"
+	"github.com/storacha/w3filecoin/resolver"
+	"github.com/storacha/w3filecoin/roles"
+	"github.com/storacha/w3filecoin/roles/client"
+	"github.com/storacha/w3filecoin/source"
+	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/store/sqlite"
+	"github.com/storacha/w3filecoin/storefront"
+	"github.com/storacha/w3filecoin/wire"
+)
+
+// node is the roles of one process, wired together. It is built in one place, top to bottom, and started by run.
+type node struct {
+	cfg     Config
+	log     *slog.Logger
+	keys    *roles.Keys
+	signers map[string]capabilities.Signer
+	roles   map[string]*role
+	// decoding bounds the request bodies of all roles together.
+	decoding *semaphore.Weighted
+	devnet   *simulated
+	closers  []func() error
+}
+
+// role is one role of a node: its server, its workers and where it listens.
+type role struct {
+	name     string
+	server   *roles.Server
+	workers  *roles.Workers
+	handler  http.Handler
+	listener net.Listener
+}
+
+// simulated is the devnet beside the roles.
+type simulated struct {
+	chain    *devnet.Chain
+	provider *devnet.Provider
+	listener net.Listener
+	url      string
+}
+
+// build wires the roles that the configuration names. It listens already, but nothing is answered before run.
+func build(cfg Config, log *slog.Logger) (n *node, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, usage("choose a directory that you may write to", "creating the data directory: %v", err)
+	}
+	n = &node{cfg: cfg, log: log, signers: map[string]capabilities.Signer{}, roles: map[string]*role{},
+		decoding: semaphore.NewWeighted(roles.DecodingBudget)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+
+	// Who we are.
+	static := map[capabilities.DID]capabilities.DID{}
+	for web, key := range cfg.Keys {
+		w, err1 := wire.ParseDID(web)
+		k, err2 := wire.ParseDID(key)
+		if err := errors.Join(err1, err2); err != nil {
+			return n, err
+		}
+		static[w] = k
+	}
+	for _, name := range allRoles {
+		if !cfg.runs(name) {
+			continue
+		}
+		s, err := n.cfg.signer(name, func() (capabilities.Signer, error) { return wire.GenerateSigner(rand.Reader) })
+		if err != nil {
+			return n, err
+		}
+		n.signers[name] = s
+		if s.DID() != s.KeyDID() {
+			static[s.DID()] = s.KeyDID()
+		}
+	}
+	n.keys = roles.NewKeys(roles.KeysConfig{Static: static, Now: time.Now})
+
+	// Where we are. A port of 0 is known only now, and others are told of it.
+	for _, name := range allRoles {
+		if !cfg.runs(name) {
+			continue
+		}
+		id := n.cfg.identity(name)
+		l, err := n.listen(name+".listen", id.Listen)
+		if err != nil {
+			return n, err
+		}
+		id.Listen = l.Addr().String()
+		n.roles[name] = &role{name: name, listener: l}
+	}
+	if cfg.Devnet.Enabled {
+		if err := n.buildChain(); err != nil {
+			return n, err
+		}
+	}
+
+	for _, name := range allRoles {
+		if r := n.roles[name]; r != nil {
+			if err := n.buildRole(r); err != nil {
+				return n, fmt.Errorf("building the %s: %w", name, err)
+			}
+		}
+	}
+	if cfg.Devnet.Enabled {
+		if err := n.buildProvider(); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (n *node) listen(setting, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, usage("choose another with "+setting, "listening: %v", err)
+	}
+	n.closers = append(n.closers, func() error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return l, nil
+}
+
+func (n *node) close() (err error) {
+	for _, c := range slices.Backward(n.closers) {
+		err = errors.Join(err, c())
+	}
+	n.closers = nil
+	return err
+}
+
+// buildRole opens the role's engine and puts server, workers and HTTP interface around its service.
+func (n *node) buildRole(r *role) error {
+	engine, err := sqlite.Open(sqlite.Options{Dir: filepath.Join(n.cfg.Data, r.name), Now: time.Now})
+	if err != nil {
+		return err
+	}
+	n.closers = append(n.closers, engine.Close)
+	changes := new(roles.Changes)
+	waker := store.NewWaker(changes.Watch(engine))
+
+	signer := n.signers[r.name]
+	revocations := roles.NewRevocations(waker, n.keys, time.Now)
+	service, routes, widths, err := n.service(r.name, waker)
+	if err != nil {
+		return err
+	}
+	log := n.log.With("role", r.name)
+	r.server = roles.NewServer(roles.Server{
+		Name: r.name, Signer: signer, Service: service, Changes: changes, Patience: 20 * time.Second, After: time.After, Log: log,
+		Authority: &roles.Authority{Self: signer.DID(), Keys: n.keys, Now: time.Now, Revoked: revocations.Revoked},
+		Extra:     map[string]capabilities.Method{ucan.RevokeAbility: revocations.Method(signer)},
+	})
+	r.workers = &roles.Workers{
+		Role: r.name, Driver: waker, Handlers: service.Handlers(), Width: 8, Widths: widths,
+		Now: time.Now, Rand: mathrand.Float64, After: time.After, Idle: n.idle(), Log: log,
+	}
+	version := buildVersion()
+	h := &roles.HTTP{
+		Server: r.server, MaxBody: roles.MaxBody(r.name), Decoding: n.decoding, Revocations: revocations, Routes: routes,
+		Version: roles.Version{Name: r.name, Version: version.Version, Commit: version.Commit,
+			DID: signer.DID().String(), PublicKey: signer.KeyDID().String()},
+	}
+	r.handler = h.Handler()
+	return nil
+}
+
+// idle is how often queues are looked at for messages with a due time: often where budgets are seconds.
+func (n *node) idle() time.Duration {
+	if n.cfg.Aggregator.Budget != 0 && time.Duration(n.cfg.Aggregator.Budget) < time.Minute {
+		return 50 * time.Millisecond
+	}
+	return time.Second
+}
+
+// service builds one role's service, its further routes, and the widths of queues that differ from the rest.
+func (n *node) service(name string, driver store.Driver) (roles.Service, map[string]http.Handler, map[string]int, error) {
+	log := n.log.With("role", name)
+	switch name {
+	case storefrontRole:
+		return n.storefront(driver, log)
+	case aggregatorRole:
+		return n.aggregator(driver, log)
+	case dealerRole:
+		return n.dealer(driver, log)
+	case dealtrackerRole:
+		return n.dealtracker(driver, log)
+	}
+	return n.compute(driver, log)
+}
+
+func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
+	cfg := n.cfg.Storefront
+	uploads, err := source.OpenDir(filepath.Join(n.cfg.Data, "uploads"))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	dirs := []*source.Dir{uploads}
+	for _, path := range cfg.Directories {
+		d, err := source.OpenReadOnlyDir(path)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		dirs = append(dirs, d)
+	}
+	custody, err := source.NewCustody(n.cfg.url(storefrontRole), dirs...)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	aggregator, err := n.peer(aggregatorRole, storefrontRole, piececap.OfferAbility, cfg.Aggregator)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	provider, err := n.peer(computeRole, storefrontRole, computecap.PieceCIDAbility, cfg.Compute)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	policy := storefront.Policy{MaxPiece: uint64(cfg.MaxPiece), InfoToOfferersOnly: cfg.InfoToOfferersOnly}
+	if len(cfg.Allow) > 0 && !cfg.Open {
+		policy.MayOffer = func(with string) bool { return slices.Contains(cfg.Allow, with) }
+	}
+	s, err := storefront.New(storefront.Deps{
+		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: provider,
+		Custody: custody, Policy: policy, Now: time.Now, Log: log,
+		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
+			Pull: time.Duration(cfg.Pull)},
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	content := source.NewContentHandler(custody, source.ContentConfig{Log: log})
+	resolve, err := resolver.New(resolver.Config{Contents: s, Locator: custody})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	routes := map[string]http.Handler{
+		"/content/": content, "GET /piece/{cid}": resolve, "GET /{cid}": resolve,
+	}
+	if cfg.UploadToken != "" {
+		upload, err := source.NewUploadHandler(custody, source.UploadConfig{Tokens: []string{cfg.UploadToken}, MaxBytes: maxPayload(cfg.MaxPiece), Log: log})
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		routes["/upload/"] = upload
+	}
+	return s, routes, nil, nil
+}
+
+// maxPayload is how many bytes of content fit a piece of a padded size.
+func maxPayload(padded Size) int64 { return int64(padded) / 128 * 127 }
+
+func (n *node) aggregator(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
+	cfg := n.cfg.Aggregator
+	peer, err := n.peer(dealerRole, aggregatorRole, aggregatecap.OfferAbility, cfg.Dealer)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	known, conn := n.registered(storefrontRole, cfg.Storefronts)
+	s, err := aggregator.New(aggregator.Deps{
+		Signer: n.signers[aggregatorRole], Store: driver, Keys: n.keys, Dealer: peer,
+		Storefronts: func(did string) (aggregator.Storefront, bool) {
+			r, ok := known[did]
+			return aggregator.Storefront{Lane: r.Lane}, ok
+		},
+		Conn: conn, Ladder: n.cfg.ladder(), Parallel: 16, Now: time.Now, Log: log,
+		Timing: aggregator.Timing{Budget: time.Duration(cfg.Budget), Pull: time.Duration(cfg.Pull)},
+	})
+	return s, nil, nil, err
+}
+
+func (n *node) dealer(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
+	cfg := n.cfg.Dealer
+	tracker, err := n.peer(dealtrackerRole, dealerRole, "", cfg.DealTracker)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	dir := cfg.Offers
+	if dir == "" {
+		dir = filepath.Join(n.cfg.Data, "offers")
+	}
+	documents, err := broker.OpenDocuments(dir)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var sizes []uint64
+	for _, s := range cfg.Sizes {
+		sizes = append(sizes, uint64(s))
+	}
+	known, conn := n.registered(aggregatorRole, cfg.Aggregators)
+	s, err := dealer.New(dealer.Deps{
+		Signer: n.signers[dealerRole], Store: driver, Keys: n.keys, Tracker: tracker,
+		Aggregators: func(did string) bool { _, ok := known[did]; return ok },
+		Conn:        conn, Brokers: []dealer.Broker{documents}, DealSizes: sizes, Replicas: cfg.Replicas,
+		Timing: dealer.Timing{Poll: time.Duration(cfg.Poll)}, Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	offers := documents.Handler()
+	return s, map[string]http.Handler{"GET /offers": offers, "GET /offers/{key}": offers}, nil, nil
+}
+
+func (n *node) dealtracker(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
+	cfg := n.cfg.DealTracker
+	network := chain.Mainnet()
+	if cfg.Network == "calibration" {
+		network = chain.Calibration()
+	}
+	rpc := cfg.RPC
+	if n.devnet != nil {
+		network = chain.Network{Name: "devnet", Genesis: n.devnet.chain.Genesis().Unix(), Epoch: n.devnet.chain.EpochDuration(),
+			Finality: n.devnet.chain.Finality()}
+		rpc = n.devnet.url
+	}
+	lotus, err := chain.NewLotus(chain.Config{URL: rpc, Token: cfg.Token, Network: network, Clients: cfg.Clients, Log: log})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := dealtracker.New(dealtracker.Deps{
+		Signer: n.signers[dealtrackerRole], Store: driver, Source: lotus, Now: time.Now, Log: log,
+		Confidence: dealtracker.Confidence(cfg.Confidence), Backfill: cfg.Backfill,
+		Timing: dealtracker.Timing{Poll: time.Duration(cfg.Poll)},
+	})
+	return s, nil, nil, err
+}
+
+func (n *node) compute(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
+	cfg := n.cfg.Compute
+	_, conn := n.registered(storefrontRole, cfg.Storefronts)
+	hosts := slices.Clone(cfg.AllowHosts)
+	if n.cfg.runs(storefrontRole) {
+		hosts = append(hosts, hostOf(n.cfg.url(storefrontRole)))
+	}
+	for _, s := range cfg.Storefronts {
+		hosts = append(hosts, hostOf(s.URL))
+	}
+	fetcher, err := source.NewHTTP(source.HTTPConfig{AllowHosts: slices.DeleteFunc(hosts, func(h string) bool { return h == "" })})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := compute.New(compute.Deps{
+		Signer: n.signers[computeRole], Store: driver, Keys: n.keys, Fetcher: fetcher, Conn: conn, Now: time.Now, Log: log,
+	})
+	parallel := cfg.Parallel
+	if parallel == 0 {
+		parallel = runtime.GOMAXPROCS(0)
+	}
+	return s, nil, map[string]int{compute.QueueName: parallel}, err
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// peer returns a neighbour as the role in `of` reaches it: in this process with a delegation made on the spot, or remote as configured.
+func (n *node) peer(name, of, can string, remote Neighbour) (capabilities.Peer, error) {
+	if n.cfg.runs(name) {
+		p := capabilities.Peer{DID: n.signers[name].DID(), Conn: &local{n, name}}
+		if can == "" || p.DID == n.signers[of].DID() {
+			return p, nil
+		}
+		d, err := capabilities.Delegate(n.signers[name], n.signers[of].DID(), []capabilities.Grant{{Can: can, With: p.DID.String()}}, capabilities.Terms{})
+		p.Proofs = []capabilities.Delegation{d}
+		return p, err
+	}
+	did, err := wire.ParseDID(remote.DID)
+	if err != nil {
+		return capabilities.Peer{}, fmt.Errorf("%s.%s.did: %w", of, name, err)
+	}
+	p := capabilities.Peer{DID: did, Conn: client.Dial(remote.URL, nil)}
+	if remote.Proof == "" {
+		return p, nil
+	}
+	b, err := os.ReadFile(remote.Proof)
+	if err != nil {
+		return p, usage("ask the operator of the "+name+" for it", "reading the delegation of the %s: %v", name, err)
+	}
+	d, err := capabilities.Extract(b)
+	if err != nil {
+		return p, fmt.Errorf("%s: %w", remote.Proof, err)
+	}
+	if err := n.checkProof(d, did, n.signers[of].DID(), can); err != nil {
+		return p, usage("ask the operator of the "+name+" for another one", "%s: %v", remote.Proof, err)
+	}
+	p.Proofs = []capabilities.Delegation{d}
+	return p, nil
+}
+
+// checkProof refuses a standing delegation that cannot do what it is for. One that expires is among them: tasks signed with it would become void while
+// they wait.
+func (n *node) checkProof(d capabilities.Delegation, from, to capabilities.DID, can string) error {
+	switch {
+	case d.Issuer != from:
+		return fmt.Errorf("it was issued by %s, not by %s", d.Issuer, from)
+	case d.Audience != to:
+		return fmt.Errorf("it is for %s, this role is %s", d.Audience, to)
+	case d.Expiration != nil:
+		return fmt.Errorf("it expires on %s: delegations between services must not", time.Unix(*d.Expiration, 0).UTC())
+	}
+	claim := wire.Capability{Can: can, With: from.String()}
+	for _, c := range d.Capabilities {
+		if capabilities.Covers(c, claim) == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("it does not delegate %s on %s", can, from)
+}
+
+// registered returns who may invoke on a role, and how receipts are pushed to them. A role of this process is always among them.
+func (n *node) registered(name string, list []Registered) (map[string]Registered, func(string) (capabilities.Conn, bool)) {
+	known := map[string]Registered{}
+	conns := map[string]capabilities.Conn{}
+	for _, r := range list {
+		known[r.DID] = r
+		if r.URL != "" {
+			conns[r.DID] = client.Dial(r.URL, nil)
+		}
+	}
+	if n.cfg.runs(name) {
+		did := n.signers[name].DID().String()
+		known[did] = Registered{DID: did}
+		conns[did] = &local{n, name}
+	}
+	return known, func(did string) (capabilities.Conn, bool) {
+		c, ok := conns[did]
+		return c, ok
+	}
+}
+
+// local reaches a role of the same process. It looks the role up when it is called, because roles reach each other in circles.
+type local struct {
+	n    *node
+	name string
+}
+
+func (l *local) Execute(ctx context.Context, m *capabilities.Message) (*capabilities.Message, error) {
+	return roles.Local{Server: l.n.roles[l.name].server}.Execute(ctx, m)
+}
+
+func (l *local) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message, error) {
+	return roles.Local{Server: l.n.roles[l.name].server}.Receipt(ctx, task)
+}
+
+// run starts everything and returns when ctx is cancelled and all has ended, or with the first error.
+func (n *node) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		first error
+	)
+	start := func(what string, f func() error) {
+		group.Go(func() {
+			if err := f(); err != nil && ctx.Err() == nil {
+				mu.Lock()
+				if first == nil {
+					first = fmt.Errorf("%s: %w", what, err)
+				}
+				mu.Unlock()
+				stop()
+			}
+		})
+	}
+	serve := func(what string, l net.Listener, h http.Handler) {
+		srv := &http.Server{
+			Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+			ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+		}
+		start(what, func() error {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		group.Go(func() {
+			<-ctx.Done()
+			// Requests under way may end; their clients repeat what was cut off.
+			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			if err := srv.Shutdown(grace); err != nil {
+				err = errors.Join(err, srv.Close())
+				n.log.Warn("closing connections", "server", what, "err", err)
+			}
+		})
+	}
+	for _, name := range allRoles {
+		r := n.roles[name]
+		if r == nil {
+			continue
+		}
+		if err := r.server.Service.Start(ctx); err != nil {
+			return fmt.Errorf("starting the %s: %w", name, err)
+		}
+		serve(name, r.listener, r.handler)
+		start(name+" workers", func() error { return r.workers.Run(ctx) })
+	}
+	if d := n.devnet; d != nil {
+		serve("devnet", d.listener, d.chain.Handler())
+		if d.provider != nil {
+			start("devnet provider", func() error { return d.provider.Run(ctx) })
+		}
+	}
+	group.Wait()
+	return first
+}
+
+// buildChain opens the simulated chain.
+func (n *node) buildChain() error {
+	c, err := devnet.OpenChain(devnet.ChainConfig{
+		Epoch: time.Duration(n.cfg.Devnet.Epoch), PublishDelay: 2, ActivateDelay: 3, Finality: 2,
+		Path: filepath.Join(n.cfg.Data, "devnet.json"), Now: time.Now,
+	})
+	if err != nil {
+		return err
+	}
+	l, err := n.listen("devnet.listen", n.cfg.Devnet.Listen)
+	if err != nil {
+		return err
+	}
+	n.cfg.Devnet.Listen = l.Addr().String()
+	n.devnet = &simulated{chain: c, listener: l, url: "http://" + l.Addr().String()}
+	return nil
+}
+
+// buildProvider adds the simulated storage provider, if this process knows where offers and pieces are.
+func (n *node) buildProvider() error {
+	if !n.cfg.runs(dealerRole) || !n.cfg.runs(storefrontRole) {
+		return nil
+	}
+	p, err := devnet.NewProvider(devnet.ProviderConfig{
+		Address: "f01000", Client: "f01001",
+		Offers: n.cfg.url(dealerRole), Pieces: n.cfg.url(storefrontRole) + "/piece/{piece}",
+		Chain: n.devnet.chain, Poll: time.Duration(n.cfg.Devnet.Epoch), Log: n.log.With("role", "devnet-provider"),
+	})
+	n.devnet.provider = p
+	return err
+}
+
+// trimmed shortens a CID for people.
+func trimmed(s string) string {
+	if len(s) <= 24 {
+		return s
+	}
+	return s[:12] + "…" + s[len(s)-8:]
+}
+
+// logger writes text to a terminal and JSON to anything else.
+func (a *app) logger(level slog.Level) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if a.terminal {
+		return slog.New(slog.NewTextHandler(a.stderr, options))
+	}
+	return slog.New(slog.NewJSONHandler(a.stderr, options))
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(s))); err != nil {
+		return l, usage("choose debug, info, warn or error", "%q is not a log level", s)
+	}
+	return l, nil
+}

@@ -1,0 +1,520 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/storacha/w3filecoin/aggregator"
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/wire"
+)
+
+// Names of the roles, in flags, metrics, logs and files.
+const (
+	storefrontRole  = "storefront"
+	aggregatorRole  = "aggregator"
+	dealerRole      = "dealer"
+	dealtrackerRole = "dealtracker"
+	computeRole     = "compute"
+)
+
+var allRoles = []string{storefrontRole, aggregatorRole, dealerRole, dealtrackerRole, computeRole}
+
+// Config is everything that `serve` can be told: in a TOML file, in the environment (W3FILECOIN_STOREFRONT_LISTEN for storefront.listen), and by
+// flags, the later beating the earlier. Roles that run in this process find each other by themselves; those that do not are named by DID, URL and proof.
+type Config struct {
+	// Data is the directory of all state: a database, keys and blobs per role. Created if it is not there.
+	Data string `toml:"data"`
+	// Roles run in this process; all if empty.
+	Roles []string `toml:"roles"`
+	// Keys says which did:key stands for DIDs of other methods: "did:web:example.com" = "did:key:z6Mk…".
+	Keys map[string]string `toml:"keys"`
+
+	Storefront  StorefrontConfig  `toml:"storefront"`
+	Aggregator  AggregatorConfig  `toml:"aggregator"`
+	Dealer      DealerConfig      `toml:"dealer"`
+	DealTracker DealTrackerConfig `toml:"dealtracker"`
+	Compute     ComputeConfig     `toml:"compute"`
+	Devnet      DevnetConfig      `toml:"devnet"`
+}
+
+// Identity is who a role is and where it is reached.
+type Identity struct {
+	// Key is the file of the private key (PEM or "Mg…"); {data}/{role}.pem if empty, made at the first start.
+	Key string `toml:"key"`
+	// DID is a did:web that the key signs for; its did:key if empty.
+	DID string `toml:"did"`
+	// Listen is the address to listen on, "127.0.0.1:8001".
+	Listen string `toml:"listen"`
+	// URL is how others reach the role; http://{listen} if empty.
+	URL string `toml:"url"`
+}
+
+// Neighbour is a role that does not run in this process.
+type Neighbour struct {
+	DID string `toml:"did"`
+	URL string `toml:"url"`
+	// Proof is the file of the neighbour's standing delegation to this role, as `w3filecoin delegate` writes it.
+	Proof string `toml:"proof"`
+}
+
+// Registered is a role that may invoke on this one. Receipts are pushed to its URL; without one it has to pull them.
+type Registered struct {
+	DID  string `toml:"did"`
+	URL  string `toml:"url"`
+	Lane string `toml:"lane"` // of a storefront at the aggregator; the common one if empty
+}
+
+// StorefrontConfig configures the storefront.
+type StorefrontConfig struct {
+	Identity
+	// Group is the group of its pieces at the aggregator; its DID if empty.
+	Group string `toml:"group"`
+	// Allow lists the resources (spaces, agents) that content may be offered on. Open admits all, and is the default on loopback only.
+	Allow []string `toml:"allow"`
+	Open  bool     `toml:"open"`
+	// MaxPiece is the largest piece in padded bytes ("16GiB"): half the aggregator's largest deal size.
+	MaxPiece Size `toml:"max_piece"`
+	// UploadToken is the bearer token of PUT /upload/{content CID}; uploads are off if empty.
+	UploadToken string `toml:"upload_token"`
+	// Directories hold content that the operator places there, as files named by content CID.
+	Directories []string `toml:"directories"`
+	// InfoToOfferersOnly restricts filecoin/info to those who offered the piece.
+	InfoToOfferersOnly bool `toml:"info_to_offerers_only"`
+
+	ContentRetry Duration `toml:"content_retry"` // first pause before missing content is looked for again; 2s
+	// ContentWindow is how long content may take to come before an offer expires; 168h.
+	ContentWindow Duration  `toml:"content_window"`
+	Pull          Duration  `toml:"pull"` // when receipts that were not pushed are pulled; 30m
+	Aggregator    Neighbour `toml:"aggregator"`
+	Compute       Neighbour `toml:"compute"`
+}
+
+// AggregatorConfig configures the aggregator.
+type AggregatorConfig struct {
+	Identity
+	// Sizes are the deal sizes, ascending: ["32GiB"].
+	Sizes []Size `toml:"sizes"`
+	// Budget is how long a piece may wait for its aggregate to fill; 24h.
+	Budget      Duration     `toml:"budget"`
+	Pull        Duration     `toml:"pull"`
+	Storefronts []Registered `toml:"storefronts"`
+	Dealer      Neighbour    `toml:"dealer"`
+}
+
+// DealerConfig configures the dealer.
+type DealerConfig struct {
+	Identity
+	// Sizes are the deal sizes that its brokers take: ["32GiB"].
+	Sizes []Size `toml:"sizes"`
+	// Poll is the first pause between two questions to the deal tracker about one aggregate, doubling; 1m.
+	Poll        Duration     `toml:"poll"`
+	Replicas    int          `toml:"replicas"` // active deals with distinct providers that make a success; 1
+	Aggregators []Registered `toml:"aggregators"`
+	DealTracker Neighbour    `toml:"dealtracker"`
+	// Offers is the directory that offer documents for storage providers are written to and served from; {data}/offers if empty.
+	Offers string `toml:"offers"`
+}
+
+// DealTrackerConfig configures the deal tracker.
+type DealTrackerConfig struct {
+	Identity
+	// RPC is the address of a Lotus or Forest node, Token its bearer token.
+	RPC   string `toml:"rpc"`
+	Token string `toml:"token"`
+	// Network is "mainnet" or "calibration".
+	Network string `toml:"network"`
+	// Clients are the actor addresses whose deals are wanted; all if empty.
+	Clients []string `toml:"clients"`
+	Poll    Duration `toml:"poll"` // 30s
+	// Confidence is when an active deal counts: "finalized" or "seen".
+	Confidence string `toml:"confidence"`
+	// Backfill is how many epochs before its first start the tracker looks back; 2880, a day.
+	Backfill int64 `toml:"backfill"`
+}
+
+// ComputeConfig configures the compute provider.
+type ComputeConfig struct {
+	Identity
+	// Storefronts may ask it, and have results pushed to them.
+	Storefronts []Registered `toml:"storefronts"`
+	// AllowHosts are hosts in private networks that content may be fetched from. Those of storefronts that are configured here are added.
+	AllowHosts []string `toml:"allow_hosts"`
+	// Parallel is how many contents are hashed at a time; 2.
+	Parallel int `toml:"parallel"`
+}
+
+// DevnetConfig runs a SIMULATED chain and a SIMULATED storage provider beside the roles, for trying things out. Nothing is stored on Filecoin.
+type DevnetConfig struct {
+	Enabled bool     `toml:"enabled"`
+	Listen  string   `toml:"listen"` // 127.0.0.1:8009
+	Epoch   Duration `toml:"epoch"`  // 200ms
+}
+
+// Size is a number of bytes, written "32GiB", "4MiB" or as plain digits.
+type Size uint64
+
+// UnmarshalText reads "32GiB".
+func (s *Size) UnmarshalText(text []byte) error {
+	t := string(text)
+	for suffix, shift := range map[string]uint{"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40} {
+		if digits, ok := strings.CutSuffix(t, suffix); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 64)
+			if err != nil || n == 0 || n > 1<<63>>shift {
+				return fmt.Errorf("%q is not a size", t)
+			}
+			*s = Size(n << shift)
+			return nil
+		}
+	}
+	n, err := strconv.ParseUint(t, 10, 64)
+	if err != nil {
+		return fmt.Errorf("%q is not a size: write it like 32GiB", t)
+	}
+	*s = Size(n)
+	return nil
+}
+
+// Duration is a time.Duration, written "24h".
+type Duration time.Duration
+
+// UnmarshalText reads "24h".
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration: write it like 24h or 30s", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// defaultConfig is what an empty file means.
+func defaultConfig() Config {
+	c := Config{Data: "w3filecoin-data"}
+	for i, role := range allRoles {
+		c.identity(role).Listen = "127.0.0.1:" + strconv.Itoa(8001+i)
+	}
+	c.Aggregator.Sizes = []Size{32 << 30}
+	c.Dealer.Sizes = []Size{32 << 30}
+	c.Storefront.MaxPiece = 16 << 30
+	c.DealTracker.Network = "mainnet"
+	c.DealTracker.Confidence = "finalized"
+	c.Devnet.Listen = "127.0.0.1:8009"
+	c.Devnet.Epoch = Duration(200 * time.Millisecond)
+	return c
+}
+
+func (c *Config) identity(role string) *Identity {
+	switch role {
+	case storefrontRole:
+		return &c.Storefront.Identity
+	case aggregatorRole:
+		return &c.Aggregator.Identity
+	case dealerRole:
+		return &c.Dealer.Identity
+	case dealtrackerRole:
+		return &c.DealTracker.Identity
+	}
+	return &c.Compute.Identity
+}
+
+// runs reports whether a role runs in this process.
+func (c *Config) runs(role string) bool { return len(c.Roles) == 0 || slices.Contains(c.Roles, role) }
+
+// url is how others reach a role of this process.
+func (c *Config) url(role string) string {
+	id := c.identity(role)
+	if id.URL != "" {
+		return strings.TrimSuffix(id.URL, "/")
+	}
+	return "http://" + id.Listen
+}
+
+// readConfig reads the file, if one is named, and the environment.
+func readConfig(file string, environ []string) (Config, error) {
+	c := defaultConfig()
+	if file != "" {
+		meta, err := toml.DecodeFile(file, &c)
+		if err != nil {
+			return c, usage("docs/operations.md describes every setting", "reading configuration: %v", err)
+		}
+		if unknown := meta.Undecoded(); len(unknown) > 0 {
+			return c, usage("docs/operations.md describes every setting", "%s: unknown setting %q", file, unknown[0].String())
+		}
+		// Paths in a file are meant from where the file is.
+		c.Data = beside(file, c.Data)
+		for _, p := range c.paths() {
+			*p = beside(file, *p)
+		}
+		for i := range c.Storefront.Directories {
+			c.Storefront.Directories[i] = beside(file, c.Storefront.Directories[i])
+		}
+	}
+	for _, env := range environ {
+		name, value, _ := strings.Cut(env, "=")
+		path, ok := strings.CutPrefix(name, "W3FILECOIN_")
+		if !ok {
+			continue
+		}
+		if err := c.set(strings.ToLower(path), value); err != nil {
+			return c, usage("unset it, or see docs/operations.md for the settings", "environment variable %s: %v", name, err)
+		}
+	}
+	return c, nil
+}
+
+func (c *Config) paths() []*string {
+	paths := []*string{&c.Storefront.Aggregator.Proof, &c.Storefront.Compute.Proof, &c.Aggregator.Dealer.Proof,
+		&c.Dealer.DealTracker.Proof, &c.Dealer.Offers}
+	for _, role := range allRoles {
+		paths = append(paths, &c.identity(role).Key)
+	}
+	return paths
+}
+
+func beside(file, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(file), path)
+}
+
+// set sets one setting by its name with "_" for ".": "storefront_upload_token".
+func (c *Config) set(name, value string) error {
+	return setField(reflect.ValueOf(c).Elem(), name, value)
+}
+
+func setField(v reflect.Value, name, value string) error {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if f.Anonymous {
+			if err := setField(v.Field(i), name, value); !errors.Is(err, errNoSetting) {
+				return err
+			}
+			continue
+		}
+		tag := f.Tag.Get("toml")
+		if name == tag {
+			return setValue(v.Field(i), value)
+		}
+		if rest, ok := strings.CutPrefix(name, tag+"_"); ok && v.Field(i).Kind() == reflect.Struct {
+			return setField(v.Field(i), rest, value)
+		}
+	}
+	return errNoSetting
+}
+
+var errNoSetting = errors.New("there is no such setting")
+
+func setValue(v reflect.Value, value string) error {
+	if u, ok := v.Addr().Interface().(interface{ UnmarshalText([]byte) error }); ok {
+		return u.UnmarshalText([]byte(value))
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(value)
+	case reflect.Bool:
+		b, err := strconv.ParseBool(value)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", value)
+		}
+		v.SetBool(b)
+	case reflect.Int, reflect.Int64:
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%q is not a number", value)
+		}
+		v.SetInt(n)
+	case reflect.Slice:
+		list := reflect.MakeSlice(v.Type(), 0, 0)
+		for part := range strings.SplitSeq(value, ",") {
+			item := reflect.New(v.Type().Elem()).Elem()
+			if item.Kind() == reflect.Struct {
+				return errors.New("it has parts: set it in the configuration file")
+			}
+			if err := setValue(item, strings.TrimSpace(part)); err != nil {
+				return err
+			}
+			list = reflect.Append(list, item)
+		}
+		v.Set(list)
+	default:
+		return errors.New("it has parts: set it in the configuration file")
+	}
+	return nil
+}
+
+// validate checks the whole configuration and says everything that is wrong with it at once.
+func (c *Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Data == "" {
+		bad("data: name the directory that holds the state")
+	}
+	for _, r := range c.Roles {
+		if !slices.Contains(allRoles, r) {
+			bad("roles: there is no role %q, only %s", r, strings.Join(allRoles, ", "))
+		}
+	}
+	for web, key := range c.Keys {
+		for _, d := range []string{web, key} {
+			if _, err := wire.ParseDID(d); err != nil {
+				bad("keys: %q is not a DID: %v", d, err)
+			}
+		}
+	}
+	for _, role := range allRoles {
+		if !c.runs(role) {
+			continue
+		}
+		id := c.identity(role)
+		if _, _, err := net.SplitHostPort(id.Listen); err != nil {
+			bad("%s.listen: %q is not an address like 127.0.0.1:8001", role, id.Listen)
+		}
+		if u, err := url.Parse(c.url(role)); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			bad("%s.url: %q is not an http address", role, id.URL)
+		}
+		if id.DID != "" {
+			if _, err := wire.ParseDID(id.DID); err != nil {
+				bad("%s.did: %v", role, err)
+			}
+		}
+	}
+	neighbour := func(name, role string, n Neighbour, needsProof bool) {
+		switch {
+		case c.runs(role):
+		case n.DID == "" || n.URL == "":
+			bad("%s: the %s does not run in this process, so its did and url are needed", name, role)
+		case needsProof && n.Proof == "":
+			bad("%s.proof: name the file of its delegation; the %s's operator makes it with `w3filecoin delegate`", name, role)
+		}
+	}
+	if c.runs(storefrontRole) {
+		neighbour("storefront.aggregator", aggregatorRole, c.Storefront.Aggregator, true)
+		neighbour("storefront.compute", computeRole, c.Storefront.Compute, true)
+		if len(c.Storefront.Allow) == 0 && !c.Storefront.Open && !loopback(c.Storefront.Listen) {
+			bad("storefront.allow: list who may offer content (spaces or agents), or set storefront.open to admit everybody")
+		}
+		for _, d := range c.Storefront.Allow {
+			if _, err := wire.ParseDID(d); err != nil {
+				bad("storefront.allow: %q is not a DID: %v", d, err)
+			}
+		}
+		if t := c.Storefront.UploadToken; t != "" && len(t) < 16 {
+			bad("storefront.upload_token: use at least 16 characters")
+		}
+		if n := uint64(c.Storefront.MaxPiece); n == 0 || n&(n-1) != 0 {
+			bad("storefront.max_piece: a padded piece size is a power of two, like 16GiB")
+		}
+	}
+	if c.runs(aggregatorRole) {
+		neighbour("aggregator.dealer", dealerRole, c.Aggregator.Dealer, true)
+		if err := c.ladder().Validate(); err != nil {
+			bad("aggregator.sizes: %v", err)
+		}
+	}
+	if c.runs(dealerRole) {
+		neighbour("dealer.dealtracker", dealtrackerRole, c.Dealer.DealTracker, false)
+		if len(c.Dealer.Sizes) == 0 {
+			bad("dealer.sizes: list the deal sizes that brokers take, like [\"32GiB\"]")
+		}
+	}
+	if c.runs(dealtrackerRole) {
+		if c.DealTracker.RPC == "" && !c.Devnet.Enabled {
+			bad("dealtracker.rpc: name a Lotus or Forest node, or try things out with --devnet, a simulated chain")
+		}
+		if s := c.DealTracker.Confidence; s != "finalized" && s != "seen" {
+			bad("dealtracker.confidence: %q is neither finalized nor seen", s)
+		}
+		if n := c.DealTracker.Network; n != "mainnet" && n != "calibration" {
+			bad("dealtracker.network: %q is neither mainnet nor calibration", n)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usage("docs/operations.md describes every setting", "the configuration does not work yet:\n%v", err)
+	}
+	return nil
+}
+
+func (c *Config) ladder() aggregator.Ladder {
+	var l aggregator.Ladder
+	for _, s := range c.Aggregator.Sizes {
+		l = append(l, uint64(s))
+	}
+	return l
+}
+
+// loopback reports whether an address is reachable from this machine only.
+func loopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// signer reads a role's key, and makes one where the configuration leaves the place of it to us.
+func (c *Config) signer(role string, random func() (capabilities.Signer, error)) (capabilities.Signer, error) {
+	id := c.identity(role)
+	file, ours := id.Key, false
+	if file == "" {
+		file, ours = filepath.Join(c.Data, role+".pem"), true
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) && ours {
+		s, err := random()
+		if err != nil {
+			return s, err
+		}
+		text = s.PEM()
+		if err := writeNew(file, text); err != nil {
+			return s, fmt.Errorf("keeping the new key of the %s: %w", role, err)
+		}
+	} else if err != nil {
+		return capabilities.Signer{}, usage("make one with `w3filecoin key generate`", "reading the key of the %s: %v", role, err)
+	}
+	s, err := wire.ParseSigner(string(text))
+	if err != nil {
+		return s, usage("it has to be PEM or the multibase form \"Mg…\"", "the key of the %s, %s: %v", role, file, err)
+	}
+	if id.DID != "" {
+		did, err := wire.ParseDID(id.DID)
+		if err != nil {
+			return s, err
+		}
+		if s, err = s.WithDID(did); err != nil {
+			return s, usage("name a did:web, or leave it out", "%s.did: %v", role, err)
+		}
+	}
+	return s, nil
+}
+
+// writeNew writes a file that must not exist, readable by its owner only, and returns once it is durable.
+func writeNew(file string, b []byte) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return errors.Join(err, os.Remove(file))
+	}
+	dir, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

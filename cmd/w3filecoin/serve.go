@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newServeCommand(a *app) *cobra.Command {
+	var (
+		file, level string
+		data        string
+		roleNames   []string
+		withDevnet  bool
+		check       bool
+		settings    []string
+	)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run all roles, or those named by --role, on an embedded database",
+		Long: `Run all roles in one process, or those named by --role. State is kept in the data directory: a database, a key and
+blobs per role. A role that does not run here is named in the configuration by DID, URL and delegation.
+
+Settings come from the file, from the environment (W3FILECOIN_STOREFRONT_LISTEN for storefront.listen) and from --set, the later
+beating the earlier. docs/operations.md describes every one.`,
+		Example: `  w3filecoin serve --config w3filecoin.toml
+  w3filecoin serve --role aggregator --data /var/lib/w3filecoin --config aggregator.toml
+  w3filecoin serve --devnet            with a simulated chain and storage provider, to try things out`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := readConfig(file, os.Environ())
+			if err != nil {
+				return err
+			}
+			if data != "" {
+				cfg.Data = data
+			}
+			if len(roleNames) > 0 {
+				cfg.Roles = roleNames
+			}
+			cfg.Devnet.Enabled = cfg.Devnet.Enabled || withDevnet
+			for _, s := range settings {
+				name, value, ok := strings.Cut(s, "=")
+				if !ok {
+					return usage("write it as storefront.listen=127.0.0.1:9001", "--set %q has no value", s)
+				}
+				if err := cfg.set(strings.ReplaceAll(name, ".", "_"), value); err != nil {
+					return usage("docs/operations.md describes every setting", "--set %s: %v", name, err)
+				}
+			}
+			if check {
+				if err := cfg.validate(); err != nil {
+					return err
+				}
+				fmt.Fprintln(a.stderr, "the configuration is complete")
+				return nil
+			}
+			l, err := parseLevel(level)
+			if err != nil {
+				return err
+			}
+			n, err := build(cfg, a.logger(l))
+			if err != nil {
+				return err
+			}
+			a.announce(n)
+			err = n.run(cmd.Context())
+			if cerr := n.close(); err == nil {
+				err = cerr
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&file, "config", "c", "", "configuration file (TOML)")
+	f.StringVar(&data, "data", "", "directory of all state")
+	f.StringSliceVar(&roleNames, "role", nil, "run only these roles: "+strings.Join(allRoles, ", "))
+	f.BoolVar(&withDevnet, "devnet", false, "run a SIMULATED chain and storage provider beside the roles")
+	f.StringVar(&level, "log", "info", "log level: debug, info, warn, error")
+	f.BoolVar(&check, "check", false, "check the configuration and exit")
+	f.StringArrayVar(&settings, "set", nil, "set one setting, as in storefront.listen=127.0.0.1:9001")
+	return cmd
+}
+
+// roleAddress is where a role of this process is reached.
+type roleAddress struct {
+	Role string `json:"role"`
+	URL  string `json:"url"`
+	DID  string `json:"did"`
+}
+
+// announce says on stderr where everything is; with --json on stdout, one line, so that a script can read it.
+func (a *app) announce(n *node) {
+	var list []roleAddress
+	for _, name := range allRoles {
+		if n.roles[name] != nil {
+			list = append(list, roleAddress{name, n.cfg.url(name), n.signers[name].DID().String()})
+		}
+	}
+	if a.json {
+		// Nothing can be done about a reader that is gone.
+		_ = a.result(list, nil)
+		return
+	}
+	for _, r := range list {
+		fmt.Fprintf(a.stderr, "%-12s %-28s %s\n", r.Role, r.URL, r.DID)
+	}
+	if n.devnet != nil {
+		fmt.Fprintf(a.stderr, "%-12s %-28s simulated: nothing is stored on Filecoin\n", "devnet", n.devnet.url)
+	}
+}
