@@ -31,12 +31,12 @@ const maxRSAKey = 1100
 type Signer struct {
 	did    DID
 	keyDID DID
-	key    *secret
+	secret *secret
 }
 
-// secret is kept behind a pointer: package fmt prints the unexported fields of a struct without asking their methods,
-// but it does not follow pointers inside.
-type secret struct{ ed25519.PrivateKey }
+// secret is kept behind two pointers: package fmt prints unexported fields without asking their methods, and with some
+// verbs it follows one pointer.
+type secret struct{ key *ed25519.PrivateKey }
 
 // NewSigner returns a Signer that signs in the name of its own did:key. The key is not copied.
 func NewSigner(key ed25519.PrivateKey) (Signer, error) {
@@ -44,7 +44,7 @@ func NewSigner(key ed25519.PrivateKey) (Signer, error) {
 		return Signer{}, fmt.Errorf("%w: Ed25519 private key of %d bytes", ErrMalformed, len(key))
 	}
 	did := keyDID(append([]byte{0xed, 0x01}, key.Public().(ed25519.PublicKey)...))
-	return Signer{did: did, keyDID: did, key: &secret{key}}, nil
+	return Signer{did: did, keyDID: did, secret: &secret{&key}}, nil
 }
 
 // GenerateSigner makes a new key from 32 bytes of random, which is crypto/rand.Reader outside of tests.
@@ -64,7 +64,7 @@ func ParseSigner(text string) (Signer, error) {
 		return parsePEM(text)
 	}
 	encoded, ok := strings.CutPrefix(text, "M")
-	if !ok {
+	if !ok || strings.ContainsAny(encoded, "\r\n") { // which the decoder would overlook
 		return Signer{}, fmt.Errorf("%w: private key is neither PEM nor multibase M", ErrMalformed)
 	}
 	// The errors must not quote the input, which may well be a mistyped secret.
@@ -128,23 +128,25 @@ func (s Signer) DID() DID { return s.did }
 // KeyDID returns the did:key of the key.
 func (s Signer) KeyDID() DID { return s.keyDID }
 
+func (s Signer) key() ed25519.PrivateKey { return *s.secret.key }
+
 // Verifier returns the Verifier of what s signs.
 func (s Signer) Verifier() Verifier {
-	return Verifier{did: s.did, ed25519: s.key.Public().(ed25519.PublicKey)}
+	return Verifier{did: s.did, ed25519: s.key().Public().(ed25519.PublicKey)}
 }
 
 // Sign signs the payload. Ed25519 is deterministic: equal payloads give equal signatures.
 func (s Signer) Sign(payload []byte) Signature {
-	return NewSignature(SigEdDSA, ed25519.Sign(s.key.PrivateKey, payload))
+	return NewSignature(SigEdDSA, ed25519.Sign(s.key(), payload))
 }
 
 // Format returns the private key in the multibase form of the JavaScript tools: base64pad of the varint 0x1300, the 32
 // secret bytes, the varint 0xed and the 32 public bytes. The DID of WithDID is not part of it.
 func (s Signer) Format() string {
 	b := appendUvarint(nil, codeEd25519Private)
-	b = append(b, s.key.Seed()...)
+	b = append(b, s.key().Seed()...)
 	b = appendUvarint(b, codeEd25519)
-	b = append(b, s.key.Public().(ed25519.PublicKey)...)
+	b = append(b, s.key().Public().(ed25519.PublicKey)...)
 	return "M" + base64.StdEncoding.EncodeToString(b)
 }
 
@@ -152,7 +154,7 @@ func (s Signer) Format() string {
 func (s Signer) PEM() []byte {
 	// SEQUENCE { INTEGER 0, SEQUENCE { OID 1.3.101.112 }, OCTET STRING { OCTET STRING (32) } }
 	der := []byte{0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: append(der, s.key.Seed()...)})
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: append(der, s.key().Seed()...)})
 }
 
 // String returns the DID of s.

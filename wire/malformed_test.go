@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"testing"
 
@@ -352,6 +353,40 @@ func TestSignRefusesMalformed(t *testing.T) {
 	}
 	if err := receipt.Verify(s.Verifier()); !errors.Is(err, wire.ErrSignature) {
 		t.Errorf("receipt without signature: %v, want ErrSignature", err)
+	}
+}
+
+// A signature covers one value only, though what is signed is a JSON text that can be read as two.
+func TestLookalikes(t *testing.T) {
+	s := loadVectors(t).signer(t, "agent")
+	c := sumCID(nil)
+	sign := func(value []byte) *wire.UCAN {
+		return must[*wire.UCAN](t)(wire.SignUCAN(s, wire.UCAN{
+			Audience: s.DID(), Capabilities: []wire.Capability{{Can: "a/b", With: "a:b", Nb: fields{"x": value}.join()}},
+		}))
+	}
+	for name, test := range map[string]struct{ signed, lookalike []byte }{
+		"link as map":         {link(c), fields{"/": text(c.String())}.join()},
+		"bytes as map":        {byteString(1, 2), fields{"/": fields{"bytes": text("AQI")}.join()}.join()},
+		"integer as float":    {[]byte{1}, cbor.AppendFloat(nil, 1)},
+		"zero as float":       {[]byte{0}, cbor.AppendFloat(nil, 0)},
+		"zero as minus zero":  {[]byte{0}, cbor.AppendFloat(nil, math.Copysign(0, -1))},
+		"negative as float":   {cbor.AppendInt(nil, -7), cbor.AppendFloat(nil, -7)},
+		"2^53 as float":       {cbor.AppendInt(nil, 1<<53), cbor.AppendFloat(nil, 1<<53)},
+		"2^63 as float":       {cbor.AppendUint(nil, 1<<63), cbor.AppendFloat(nil, 1<<63)},
+		"-2^63 as float":      {cbor.AppendInt(nil, -1<<63), cbor.AppendFloat(nil, -1<<63)},
+		"separator as escape": {text("\\u2028"), text("\u2028")},
+	} {
+		u := sign(test.signed)
+		if err := u.Verify(s.Verifier()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		changed := *u
+		changed.Capabilities = []wire.Capability{{Can: "a/b", With: "a:b", Nb: fields{"x": test.lookalike}.join()}}
+		other := must[*wire.UCAN](t)(wire.DecodeUCAN(must[wire.Block](t)(changed.Encode())))
+		if err := other.Verify(s.Verifier()); !errors.Is(err, wire.ErrSignature) {
+			t.Errorf("%s: %v, want ErrSignature", name, err)
+		}
 	}
 }
 

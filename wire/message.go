@@ -79,7 +79,7 @@ func (m *Message) decodeExecute(r *cbor.Reader, limits Limits) error {
 	if n > limits.Invocations {
 		return fmt.Errorf("%w: %d invocations, more than %d", ErrLimit, n, limits.Invocations)
 	}
-	m.invocations = make([]*UCAN, 0, n)
+	m.invocations = slices.Grow(m.invocations, n)
 	for range n {
 		c := r.LinkBytes()
 		if r.Err() != nil {
@@ -164,7 +164,7 @@ func (m *Message) decodeReport(r *cbor.Reader, limits Limits) error {
 	if n > limits.Receipts {
 		return fmt.Errorf("%w: %d receipts, more than %d", ErrLimit, n, limits.Receipts)
 	}
-	m.receipts = make([]*Receipt, 0, n)
+	m.receipts = slices.Grow(m.receipts, n)
 	for range n {
 		task := r.Key()
 		c := r.LinkBytes()

@@ -101,7 +101,8 @@ func (g generator) value(dst []byte, depth int) []byte {
 	case 2:
 		return cbor.AppendInt(dst, int64(g.Uint64())>>g.IntN(64))
 	case 3:
-		return cbor.AppendFloat(dst, math.Ldexp(g.Float64()-0.5, g.IntN(200)-100))
+		// Never a whole number that could be an integer.
+		return cbor.AppendFloat(dst, math.Ldexp(0.25+g.Float64()/2, []int{-40, -3, 0, 1, 70, 200}[g.IntN(6)]))
 	case 4, 5:
 		return cbor.AppendText(dst, g.text())
 	case 6:

@@ -29,7 +29,9 @@ const (
 
 // ToJSON returns the DAG-JSON text, in the spelling of Go, of the canonical DAG-CBOR value b.
 //
-// A map with the key "/" has no DAG-JSON form, since that is how links and bytes are written, and is refused.
+// No two values have the same text, so that who signs the text signs the value. Refused is therefore what would look
+// like something else: a map with the key "/", since that is how links and bytes are written, and a float without
+// fraction that would look like an integer.
 func ToJSON(b []byte) ([]byte, error) { return AppendJSON(nil, b, Go) }
 
 // AppendJSON appends to dst the DAG-JSON text of the canonical DAG-CBOR value b, see ToJSON. On error the result is
@@ -93,7 +95,11 @@ func appendJSON(dst, b []byte, off int, spelling Spelling) ([]byte, int, error) 
 	case 0xf6:
 		return append(dst, "null"...), next, nil
 	default:
-		return appendJSONFloat(dst, math.Float64frombits(arg), spelling), next, nil
+		f := math.Float64frombits(arg)
+		if !distinctFloat(f, spelling) {
+			return nil, 0, malformed(off, "the float %v has the DAG-JSON form of an integer", f)
+		}
+		return appendJSONFloat(dst, f, spelling), next, nil
 	}
 }
 
@@ -180,12 +186,22 @@ func AppendJSONText[T string | []byte](dst []byte, s T, spelling Spelling) []byt
 	return append(dst, '"')
 }
 
-// appendJSONFloat writes f as ECMAScript turns a number into text.
-func appendJSONFloat(dst []byte, f float64, spelling Spelling) []byte {
-	whole := f == math.Trunc(f)
-	if spelling == JavaScript && whole && math.Abs(f) < 1<<53 {
-		return strconv.AppendInt(dst, int64(f), 10) // a number without fraction is an integer there, and -0 is 0
+// distinctFloat reports whether the text of f is that of no integer.
+func distinctFloat(f float64, spelling Spelling) bool {
+	switch {
+	case f != math.Trunc(f):
+		return true
+	case spelling == JavaScript:
+		// Below 2^53 a number without fraction is written as an integer, zero with a sign included. From there on it
+		// ends in ".0" if it is a float.
+		return math.Abs(f) >= 1<<53
+	default:
+		return math.Abs(f) >= 1<<64 || f == 0 && math.Signbit(f)
 	}
+}
+
+// appendJSONFloat writes f as ECMAScript turns a number into text, but for zero with a sign.
+func appendJSONFloat(dst []byte, f float64, spelling Spelling) []byte {
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
 		dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
 		if n := len(dst); dst[n-4] == 'e' && dst[n-3] == '-' && dst[n-2] == '0' {
@@ -194,7 +210,7 @@ func appendJSONFloat(dst []byte, f float64, spelling Spelling) []byte {
 		return dst
 	}
 	dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
-	if spelling == JavaScript && whole {
+	if spelling == JavaScript && f == math.Trunc(f) {
 		dst = append(dst, ".0"...)
 	}
 	return dst

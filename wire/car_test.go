@@ -1,0 +1,211 @@
+package wire_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/ipfs/go-cid"
+	cidlink "github.com/ipld/go-ipld-prime/linking/cid"
+	"github.com/multiformats/go-multihash"
+	oraclecar "github.com/storacha/go-ucanto/core/car"
+	"github.com/storacha/go-ucanto/core/ipld"
+	"github.com/storacha/go-ucanto/core/ipld/block"
+
+	"github.com/storacha/w3filecoin/wire"
+	"github.com/storacha/w3filecoin/wire/cbor"
+)
+
+func hashed(t testing.TB, codec, hash uint64, length int, b []byte) wire.Block {
+	t.Helper()
+	mh := must[multihash.Multihash](t)(multihash.Sum(b, hash, length))
+	return wire.Block{CID: cid.NewCidV1(codec, mh), Bytes: b}
+}
+
+func TestCAR(t *testing.T) {
+	g := newGenerator(6)
+	for n := range 40 {
+		var roots []cid.Cid
+		var blocks []wire.Block
+		for i := range n {
+			b := fmt.Appendf(nil, "%d %s", i, g.bytes(g.IntN(300)))
+			switch i % 4 {
+			case 0:
+				blocks = append(blocks, wire.EncodeBlock(b))
+			case 1:
+				blocks = append(blocks, hashed(t, cid.Raw, multihash.SHA2_256, -1, b))
+			case 2:
+				blocks = append(blocks, hashed(t, cid.Raw, multihash.IDENTITY, -1, b[:min(len(b), 60)]))
+			default:
+				blocks = append(blocks, wire.Block{CID: cid.NewCidV0(wire.EncodeBlock(b).CID.Hash()), Bytes: b})
+			}
+			if i%3 == 0 {
+				roots = append(roots, blocks[i].CID)
+			}
+		}
+		car := wire.AppendCAR([]byte("before"), roots, blocks)[len("before"):]
+
+		// Every block a second time, to be dropped.
+		twice := wire.AppendCAR(nil, roots, slices.Concat(blocks, blocks))
+		for _, in := range [][]byte{car, twice} {
+			gotRoots, gotBlocks, err := wire.ReadCAR(in, wire.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(roots, gotRoots, compare); diff != "" {
+				t.Fatal(diff)
+			}
+			if diff := cmp.Diff(blocks, gotBlocks, compare); diff != "" {
+				t.Fatal(diff)
+			}
+		}
+
+		var buf bytes.Buffer
+		var links []ipld.Link
+		for _, root := range roots {
+			links = append(links, cidlink.Link{Cid: root})
+		}
+		if len(roots) == 0 {
+			continue // go-car writes null for no roots
+		}
+		if _, err := buf.ReadFrom(oraclecar.Encode(links, func(yield func(ipld.Block, error) bool) {
+			for _, b := range blocks {
+				if !yield(block.NewBlock(cidlink.Link{Cid: b.CID}, b.Bytes), nil) {
+					return
+				}
+			}
+		})); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(buf.Bytes(), car) {
+			t.Fatalf("go-ucanto writes\n%x, here it is\n%x", buf.Bytes(), car)
+		}
+	}
+}
+
+func TestMalformedCAR(t *testing.T) {
+	b := wire.EncodeBlock([]byte{0xa0})
+	good := wire.AppendCAR(nil, []cid.Cid{b.CID}, []wire.Block{b})
+	if _, _, err := wire.ReadCAR(good, wire.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	car := func(header []byte, blocks ...wire.Block) []byte {
+		return append(append([]byte{byte(len(header))}, header...), wire.AppendCAR(nil, nil, blocks)[18:]...)
+	}
+	roots, one := array(link(b.CID)), []byte{1}
+	if _, _, err := wire.ReadCAR(car(fields{"roots": roots, "version": one}.join(), b), wire.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	section := func(s ...byte) []byte { return append(slices.Clone(good), append([]byte{byte(len(s))}, s...)...) }
+	for name, in := range map[string][]byte{
+		"nothing":              nil,
+		"version 2":            car(fields{"version": {2}}.join()),
+		"version 2 with roots": car(fields{"roots": roots, "version": {2}}.join(), b),
+		"no version":           car(fields{"roots": roots}.join(), b),
+		"no roots":             car(fields{"version": one}.join(), b),
+		"roots null":           car(fields{"roots": {0xf6}, "version": one}.join(), b),
+		"root of text":         car(fields{"roots": array(text("x")), "version": one}.join(), b),
+		"unknown field":        car(fields{"roots": roots, "version": one, "x": one}.join(), b),
+		"fields in disorder":   car(append(append(append(cbor.AppendText([]byte{0xa2}, "version"), 1), text("roots")...), roots...), b),
+		"header empty":         {0},
+		"header length only":   {0x80},
+		"header cut":           good[:20],
+		"length not minimal":   append([]byte{good[0] | 0x80, 0}, good[1:]...),
+		"length of ten bytes":  bytes.Repeat([]byte{0xff}, 10),
+		"section empty":        append(slices.Clone(good), 0),
+		"section cut":          good[:len(good)-1],
+		"section of 2^60":      append(slices.Clone(good), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f),
+		"CID cut":              section(1, 0x71, 0x12, 0x20, 1, 2, 3),
+		"CID empty":            section(1),
+		"CID of version 2":     section(append([]byte{2}, b.CID.Bytes()[1:]...)...),
+		"CID of version 3":     section(3, 0x55, 0, 0),
+		"CID codec endless":    section(1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
+		"hash of others":       wire.AppendCAR(nil, []cid.Cid{b.CID}, []wire.Block{{CID: b.CID, Bytes: []byte{0xa1}}}),
+		"identity of others":   wire.AppendCAR(nil, nil, []wire.Block{{CID: cid.MustParse("bafkqaaa"), Bytes: one}}),
+		"hash cut":             wire.AppendCAR(nil, nil, []wire.Block{hashed(t, cid.Raw, multihash.SHA2_256, 20, one)}),
+		"SHA2-512":             wire.AppendCAR(nil, nil, []wire.Block{hashed(t, cid.Raw, multihash.SHA2_512, -1, one)}),
+		"SHA1":                 wire.AppendCAR(nil, nil, []wire.Block{hashed(t, cid.Raw, multihash.SHA1, -1, one)}),
+	} {
+		roots, blocks, err := wire.ReadCAR(in, wire.Limits{})
+		if !errors.Is(err, wire.ErrMalformed) || roots != nil || blocks != nil {
+			t.Errorf("%s: %v, want ErrMalformed", name, err)
+		}
+	}
+}
+
+// The message may stand anywhere among the blocks, few or many.
+func TestRootAnywhere(t *testing.T) {
+	s := loadVectors(t).signer(t, "agent")
+	for _, n := range []int{1, 5, 40} {
+		blocks := make([]wire.Block, n)
+		links := make([][]byte, n)
+		for i := range n {
+			u := must[*wire.UCAN](t)(wire.SignUCAN(s, wire.UCAN{
+				Audience: s.DID(), Capabilities: []wire.Capability{{Can: "a/b", With: "a:b"}}, Nonce: fmt.Sprint("n", i),
+			}))
+			blocks[i], links[i] = u.Block(), link(u.Link())
+		}
+		root := wire.EncodeBlock(fields{"ucanto/message@7.0.0": fields{"execute": array(links...)}.join()}.join())
+		for _, at := range []int{0, n / 2, n} {
+			car := wire.AppendCAR(nil, []cid.Cid{root.CID}, slices.Insert(slices.Clone(blocks), at, root))
+			m, err := wire.DecodeMessage(car, wire.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(blocks, m.Blocks(), compare); diff != "" {
+				t.Fatal(diff)
+			}
+			for i, b := range blocks {
+				if got, ok := m.Block(b.CID); !ok || !bytes.Equal(got.Bytes, b.Bytes) || m.Invocations()[i].Link() != b.CID {
+					t.Fatalf("block %d of %d with the root at %d is not found", i, n, at)
+				}
+			}
+			if _, ok := m.Block(root.CID); ok {
+				t.Error("the root is among the blocks")
+			}
+		}
+	}
+}
+
+func TestLinks(t *testing.T) {
+	_, body := loadSamples(t).message(t, "proofs and attached blocks")
+	m := must[*wire.Message](t)(wire.DecodeMessage(body, wire.Limits{}))
+	v := loadVectors(t)
+	want := []string{v.Blocks["pieces of an aggregate"].CID, v.Aggregate, v.Blocks["buffer of an aggregator"].CID}
+	var got []string
+	for c := range m.Invocations()[0].Links {
+		got = append(got, c.String())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for n := range want {
+		count := 0
+		for range m.Invocations()[0].Links {
+			if count++; count > n {
+				break
+			}
+		}
+		if count != n+1 {
+			t.Errorf("stopped after %d links, want %d", count, n+1)
+		}
+	}
+	deep := must[*wire.UCAN](t)(wire.SignUCAN(v.signer(t, "agent"), wire.UCAN{
+		Audience: parseDID(t, "did:web:example.com"),
+		Capabilities: []wire.Capability{
+			{Can: "a/b", With: "a:b", Nb: fields{"x": array([]byte{1}, fields{"y": link(sumCID(nil))}.join(), link(sumCID(nil)))}.join()},
+			{Can: "a/b", With: "a:b"},
+		},
+		Facts: [][]byte{fields{"deep": array(link(sumCID(nil))), "n": {1}}.join()},
+	}))
+	count := 0
+	for range deep.Links {
+		count++
+	}
+	if count != 2 {
+		t.Errorf("%d links, want the 2 of the caveats", count)
+	}
+}
