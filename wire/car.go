@@ -116,7 +116,7 @@ func section(b []byte) (s, rest []byte, err error) {
 	size, n, err := varint.FromUvarint(b)
 	switch {
 	case err != nil:
-		return nil, nil, fmt.Errorf("%w: length: %v", ErrMalformed, err)
+		return nil, nil, fmt.Errorf("%w: length: %w", ErrMalformed, err)
 	case size == 0:
 		return nil, nil, fmt.Errorf("%w: length zero", ErrMalformed)
 	case size > uint64(len(b)-n):
@@ -150,7 +150,7 @@ func readCARHeader(b []byte) (roots []cid.Cid, err error) {
 func readBlock(s []byte, maxSize int) (Block, error) {
 	hash, digest, size, err := readCID(s)
 	if err != nil {
-		return Block{}, fmt.Errorf("%w: CID of a block: %v", ErrMalformed, err)
+		return Block{}, fmt.Errorf("%w: CID of a block: %w", ErrMalformed, err)
 	}
 	data := s[size:]
 	if len(data) > maxSize {
@@ -158,7 +158,7 @@ func readBlock(s []byte, maxSize int) (Block, error) {
 	}
 	c, err := cid.Cast(s[:size])
 	if err != nil {
-		return Block{}, fmt.Errorf("%w: CID of a block: %v", ErrMalformed, err)
+		return Block{}, fmt.Errorf("%w: CID of a block: %w", ErrMalformed, err)
 	}
 	ok := false
 	switch hash {
@@ -168,10 +168,10 @@ func readBlock(s []byte, maxSize int) (Block, error) {
 	case hashIdentity:
 		ok = bytes.Equal(data, digest)
 	default:
-		return Block{}, fmt.Errorf("%w: block %v uses hash function 0x%x", ErrMalformed, c, hash)
+		return Block{}, fmt.Errorf("%w: block %.100s uses hash function 0x%x", ErrMalformed, c, hash)
 	}
 	if !ok {
-		return Block{}, fmt.Errorf("%w: block %v does not have the hash of its CID", ErrMalformed, c)
+		return Block{}, fmt.Errorf("%w: block %.100s does not have the hash of its CID", ErrMalformed, c)
 	}
 	return Block{CID: c, Bytes: data}, nil
 }

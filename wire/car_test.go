@@ -170,6 +170,32 @@ func TestRootAnywhere(t *testing.T) {
 	}
 }
 
+// Clients send along blocks that nothing links to, such as claims about where content lies.
+func TestUnlinkedBlocks(t *testing.T) {
+	v := loadVectors(t)
+	s := v.signer(t, "agent")
+	inv := must[*wire.UCAN](t)(wire.SignUCAN(s, wire.UCAN{
+		Audience: s.DID(), Capabilities: []wire.Capability{{Can: "a/b", With: "a:b"}},
+	}))
+	claim := sampleUCAN(t, "attestation")
+	raw := hashed(t, cid.Raw, multihash.SHA2_256, -1, []byte("anything"))
+	var m wire.Message
+	m.AddInvocation(inv, claim, raw, claim)
+	got := must[*wire.Message](t)(wire.DecodeMessage(m.Encode(), wire.Limits{}))
+	if diff := cmp.Diff([]wire.Block{claim, raw, inv.Block()}, got.Blocks(), compare); diff != "" {
+		t.Error(diff)
+	}
+	if u, err := got.UCAN(claim.CID); err != nil || u.Link() != claim.CID {
+		t.Errorf("claim: %v, %v", u, err)
+	}
+	if u, err := got.UCAN(raw.CID); u != nil || !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("raw block as a UCAN: %v, %v", u, err)
+	}
+	if exported := got.Export(inv); len(exported) != 1 {
+		t.Errorf("exported %d blocks, want the invocation alone", len(exported))
+	}
+}
+
 func TestLinks(t *testing.T) {
 	_, body := loadSamples(t).message(t, "proofs and attached blocks")
 	m := must[*wire.Message](t)(wire.DecodeMessage(body, wire.Limits{}))

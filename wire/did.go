@@ -59,7 +59,7 @@ func ParseDID(text string) (DID, error) {
 func DecodeDID(b []byte) (DID, error) {
 	code, n, err := varint.FromUvarint(b)
 	if err != nil {
-		return DID{}, fmt.Errorf("%w: DID: %v", ErrMalformed, err)
+		return DID{}, fmt.Errorf("%w: DID: %w", ErrMalformed, err)
 	}
 	if code == codeDID {
 		if len(b)+len("did:")-n > maxDID {
@@ -87,7 +87,7 @@ func keyDID(b []byte) DID {
 func checkKey(b []byte) error {
 	code, n, err := varint.FromUvarint(b)
 	if err != nil {
-		return fmt.Errorf("%w: DID: %v", ErrMalformed, err)
+		return fmt.Errorf("%w: DID: %w", ErrMalformed, err)
 	}
 	size := len(b) - n
 	switch code {

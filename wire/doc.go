@@ -1,13 +1,13 @@
 // Package wire is the byte format of the UCAN 0.9.1 / ucanto protocol: principals and their keys, UCANs, receipts, the
-// agent messages that carry them, and the CAR files that carry the messages. It is the guard at the edge, and all of
+// agent messages and archives that carry them, and the CARs beneath. It is the guard at the edge, and all of
 // the hot path but the signatures.
 //
 // What it guarantees:
 //
-//   - Strictness. A decoder accepts only what it would itself write. Every block read has the hash that its CID
-//     names. Everything is canonical DAG-CBOR (package cbor); varints are in their shortest form; optional fields are
-//     absent rather than empty; there are no unknown fields. So one signed payload has one encoding and one CID, and
-//     nobody but the signer can make a second one.
+//   - Strictness. Every block read has the hash that its CID names. Everything is canonical DAG-CBOR (package cbor),
+//     varints are in their shortest form, there are no unknown fields, and the optional fields of UCANs and receipts
+//     are absent rather than empty: decoding and encoding one gives the same bytes. What is signed has one encoding
+//     and one CID, and nobody but the signer can make a second one.
 //   - Safety. No input makes a decoder panic, and time and memory stay in proportion to the size of the input. Counts
 //     and depths are bounded by Limits; the size of the whole input is for the caller to bound.
 //   - Fidelity. What the JavaScript implementation (@ucanto/core 10, @ipld/dag-ucan 3) writes decodes, and encodes to

@@ -400,3 +400,41 @@ func FuzzDID(f *testing.F) {
 		}
 	})
 }
+
+func FuzzArchive(f *testing.F) {
+	for _, sample := range loadSamples(f).Archives {
+		f.Add([]byte(sample.Hex))
+		f.Add([]byte(wire.FormatArchive(sample.Hex)))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if archive, err := wire.ParseArchive(string(b)); err == nil {
+			if got := wire.FormatArchive(archive); got != strings.TrimSpace(string(b)) {
+				t.Fatalf("parsed %q, formatted %q", b, got)
+			}
+			b = archive
+		} else if !isOurs(err) {
+			t.Fatalf("error of another family: %v", err)
+		}
+		u, blocks, err := wire.DecodeArchive(b, wire.Limits{})
+		if err != nil {
+			if !isOurs(err) {
+				t.Fatalf("error of another family: %v", err)
+			}
+			return
+		}
+		again, blocks2, err := wire.DecodeArchive(wire.EncodeArchive(u, blocks...), wire.Limits{})
+		if err != nil {
+			t.Fatalf("its own bytes: %v", err)
+		}
+		if diff := cmp.Diff([]any{u, blocks}, []any{again, blocks2}, compare); diff != "" {
+			t.Fatal(diff)
+		}
+		theirs, err := delegation.Extract(b)
+		if err != nil {
+			t.Fatalf("accepted %x, go-ucanto says %v", b, err)
+		}
+		if theirs.Link().String() != u.Link().String() {
+			t.Fatalf("archive of %v, go-ucanto says %s", u.Link(), theirs.Link())
+		}
+	})
+}

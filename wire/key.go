@@ -22,8 +22,9 @@ import (
 // codeEd25519Private is the multicodec code of an Ed25519 private key.
 const codeEd25519Private = 0x1300
 
-// maxRSAKey bounds the PKCS#1 form of an RSA public key, in bytes: modulus of 8192 bits, a large exponent and DER.
-const maxRSAKey = 1100
+// maxRSAKey bounds the PKCS#1 form of an RSA public key, in bytes: a modulus of 4096 bits, an exponent and DER. Writing
+// a key in base58 takes time that grows with the square of its length.
+const maxRSAKey = 540
 
 // Signer is an Ed25519 private key together with the DID in whose name it signs. The zero Signer is of no use.
 //
@@ -181,7 +182,7 @@ func VerifierOf(d DID) (Verifier, error) {
 	b, _ := appendUnbase58(nil, encoded)
 	code, n, err := varint.FromUvarint(b)
 	if err != nil {
-		return Verifier{}, fmt.Errorf("%w: DID: %v", ErrMalformed, err)
+		return Verifier{}, fmt.Errorf("%w: DID: %w", ErrMalformed, err)
 	}
 	switch code {
 	case codeEd25519:
@@ -189,7 +190,7 @@ func VerifierOf(d DID) (Verifier, error) {
 	case codeRSA:
 		key, err := parseRSA(b[n:])
 		if err != nil {
-			return Verifier{}, fmt.Errorf("%w: RSA key of %.40s…: %v", ErrMalformed, d.text, err)
+			return Verifier{}, fmt.Errorf("%w: RSA key of %.40s…: %w", ErrMalformed, d.text, err)
 		}
 		return Verifier{did: d, rsa: key}, nil
 	default:

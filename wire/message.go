@@ -32,24 +32,32 @@ type Message struct {
 // The error wraps ErrMalformed or ErrLimit. The message aliases b.
 func DecodeMessage(b []byte, limits Limits) (*Message, error) {
 	limits = limits.withDefaults()
-	roots, set, err := readCAR(b, limits)
+	m, root, err := openMessage(b, limits)
 	if err != nil {
 		return nil, err
 	}
-	if len(roots) != 1 {
-		return nil, fmt.Errorf("%w: CAR with %d roots, want one", ErrMalformed, len(roots))
-	}
-	i := set.find(roots[0])
-	if i < 0 || !isDAGCBOR(roots[0]) {
-		return nil, fmt.Errorf("%w: root %v is missing or not DAG-CBOR with SHA2-256", ErrMalformed, roots[0])
-	}
-	root := set.blocks[i]
-	set.remove(i)
-	m := &Message{set: set, decoded: make([]*UCAN, len(set.blocks))}
 	if err := m.decodeRoot(root.Bytes, limits); err != nil {
 		return nil, fmt.Errorf("message %v: %w", root.CID, err)
 	}
 	return m, nil
+}
+
+// openMessage reads a CAR and sets aside its one root.
+func openMessage(b []byte, limits Limits) (*Message, Block, error) {
+	roots, set, err := readCAR(b, limits)
+	if err != nil {
+		return nil, Block{}, err
+	}
+	if len(roots) != 1 {
+		return nil, Block{}, fmt.Errorf("%w: CAR with %d roots, want one", ErrMalformed, len(roots))
+	}
+	i := set.find(roots[0])
+	if i < 0 || !isDAGCBOR(roots[0]) {
+		return nil, Block{}, fmt.Errorf("%w: root %.100s is missing or not DAG-CBOR with SHA2-256", ErrMalformed, roots[0])
+	}
+	root := set.blocks[i]
+	set.remove(i)
+	return &Message{set: set, decoded: make([]*UCAN, len(set.blocks))}, root, nil
 }
 
 func (m *Message) decodeRoot(b []byte, limits Limits) error {
@@ -90,7 +98,7 @@ func (m *Message) decodeExecute(r *cbor.Reader, limits Limits) error {
 			return err
 		}
 		if u == nil {
-			return fmt.Errorf("%w: invocation %x is not in the message", ErrMalformed, c)
+			return fmt.Errorf("%w: invocation %.64x is not in the message", ErrMalformed, c)
 		}
 		if err := m.decodeProofs(u, limits); err != nil {
 			return fmt.Errorf("invocation %v: %w", u.Link(), err)
@@ -173,7 +181,7 @@ func (m *Message) decodeReport(r *cbor.Reader, limits Limits) error {
 		}
 		i := find(&m.set, c)
 		if i < 0 {
-			return fmt.Errorf("%w: receipt %x is not in the message", ErrMalformed, c)
+			return fmt.Errorf("%w: receipt %.64x is not in the message", ErrMalformed, c)
 		}
 		rc, err := DecodeReceipt(m.set.blocks[i])
 		if err != nil {
@@ -181,7 +189,7 @@ func (m *Message) decodeReport(r *cbor.Reader, limits Limits) error {
 		}
 		var text [96]byte
 		if string(cbor.AppendCIDText(text[:0], rc.Ran.KeyString())) != string(task) {
-			return fmt.Errorf("%w: receipt of %v is listed under %.80q", ErrMalformed, rc.Ran, task)
+			return fmt.Errorf("%w: receipt of %.100s is listed under %.80q", ErrMalformed, rc.Ran, task)
 		}
 		if len(rc.Proofs) > limits.Proofs {
 			return fmt.Errorf("%w: receipt %v has more than %d proofs", ErrLimit, rc.Link(), limits.Proofs)

@@ -38,7 +38,7 @@ var emptyMap = []byte{0xa0}
 // have. The error wraps ErrMalformed.
 func DecodeReceipt(b Block) (*Receipt, error) {
 	if !isDAGCBOR(b.CID) {
-		return nil, fmt.Errorf("%w: receipt %v: CID is not of DAG-CBOR with SHA2-256", ErrMalformed, b.CID)
+		return nil, fmt.Errorf("%w: receipt %.100s: CID is not of DAG-CBOR with SHA2-256", ErrMalformed, b.CID)
 	}
 	rc := &Receipt{block: b}
 	if err := rc.decode(b.Bytes); err != nil {

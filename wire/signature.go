@@ -21,8 +21,8 @@ const (
 	SigRS256       = 0xd01205
 )
 
-// maxSignature bounds the raw signature, in bytes; an RSA key of 8192 bits makes 1024.
-const maxSignature = 1024
+// maxSignature bounds the raw signature, in bytes; an RSA key of 4096 bits makes 512.
+const maxSignature = 512
 
 // Signature is a varsig: varint algorithm code, varint length, raw signature, and for SigNonStandard the name of the
 // algorithm in UTF-8.
@@ -45,11 +45,11 @@ func AbsentSignature() Signature { return NewSignature(SigNonStandard, nil) }
 func DecodeSignature(b []byte) (Signature, error) {
 	code, n, err := varint.FromUvarint(b)
 	if err != nil {
-		return nil, fmt.Errorf("%w: signature: %v", ErrMalformed, err)
+		return nil, fmt.Errorf("%w: signature: %w", ErrMalformed, err)
 	}
 	size, m, err := varint.FromUvarint(b[n:])
 	if err != nil {
-		return nil, fmt.Errorf("%w: signature: %v", ErrMalformed, err)
+		return nil, fmt.Errorf("%w: signature: %w", ErrMalformed, err)
 	}
 	rest := b[n+m:]
 	if size > uint64(len(rest)) || size > maxSignature {

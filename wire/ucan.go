@@ -42,7 +42,7 @@ type UCAN struct {
 // The error wraps ErrMalformed.
 func DecodeUCAN(b Block) (*UCAN, error) {
 	if !isDAGCBOR(b.CID) {
-		return nil, fmt.Errorf("%w: UCAN %v: neither JWTs nor CIDs other than DAG-CBOR with SHA2-256 are supported",
+		return nil, fmt.Errorf("%w: UCAN %.100s: neither JWTs nor CIDs other than DAG-CBOR with SHA2-256 are supported",
 			ErrMalformed, b.CID)
 	}
 	u := &UCAN{block: b}
@@ -80,7 +80,7 @@ func (u *UCAN) decode(b []byte) error {
 		case "v":
 			seen |= ucanV
 			if v := r.TextBytes(); string(v) != Version {
-				r.Failf("UCAN version %q, want %s", v, Version)
+				r.Failf("UCAN version %.20q, want %s", v, Version)
 			}
 		case "att":
 			seen |= ucanAtt

@@ -69,6 +69,7 @@ type samples struct {
 		Request hexBytes
 		Hex     hexBytes
 	}
+	Archives []vectorBlock // Hex is the archive of the UCAN with that CID
 }
 
 func load[T any](t testing.TB, name string) T {

@@ -98,7 +98,7 @@ func keyAt(b []byte, off int, prev []byte, first bool) (key []byte, next int, er
 	}
 	key = b[start:next]
 	if !first && compareKeys(prev, key) >= 0 {
-		return nil, 0, malformed(off, "map key %q out of order", key)
+		return nil, 0, malformed(off, "map key %.40q out of order", key)
 	}
 	return key, next, nil
 }

@@ -18,7 +18,7 @@ const service = storefront.withDID('did:web:storefront.example.com')
 const rsa = await RSA.generate({extractable:true})
 const mail = Absentee.from({id:'did:mailto:example.com:alice%2Bbob'})
 
-const out = {ucans:[], receipts:[], messages:[]}
+const out = {ucans:[], receipts:[], messages:[], archives:[]}
 const block = b => ({cid: b.cid.toString(), hex: hex(b.bytes)})
 const ucan = async (name, signer, opts) => {
   const d = await delegate({issuer: signer, expiration: Infinity, ...opts})
@@ -90,4 +90,5 @@ for (const [name, i] of [['served offer', inv], ['served offer with proofs', awa
   const res = await server.request(req)
   out.messages.push({name, kind:'exchange', request: hex(req.body), hex: hex(res.body)})
 }
+for (const d of [plain, chain2, att]) out.archives.push({cid: `${d.cid}`, hex: hex((await d.archive()).ok)})
 fs.writeFileSync(new URL('ucanto.json', import.meta.url), JSON.stringify(out, null, 1)+'\n')
