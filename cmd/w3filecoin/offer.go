@@ -223,15 +223,15 @@ func (o *offerer) offerFile(ctx context.Context, file string) (offered, error) {
 
 // hashContent returns the raw CID and the piece of what r yields, in one pass.
 func hashContent(ctx context.Context, r io.Reader) (cid.Cid, piece.Link, error) {
-	link, sum, _, err := piece.HashReader(ctx, r)
+	c, err := piece.HashReader(ctx, r)
 	if err != nil {
-		return cid.Undef, link, err
+		return cid.Undef, c.Piece, err
 	}
-	hash, err := multihash.Encode(sum[:], multihash.SHA2_256)
+	hash, err := multihash.Encode(c.SHA256[:], multihash.SHA2_256)
 	if err != nil {
-		return cid.Undef, link, err
+		return cid.Undef, c.Piece, err
 	}
-	return cid.NewCidV1(cid.Raw, hash), link, nil
+	return cid.NewCidV1(cid.Raw, hash), c.Piece, nil
 }
 
 func (o *offerer) store(ctx context.Context, content cid.Cid, r io.Reader, size int64) error {
