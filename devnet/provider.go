@@ -71,7 +71,8 @@ type ProviderConfig struct {
 	Pieces string
 	Market Market
 	// Path is a JSON file that keeps what the provider has seen over restarts; empty means that a restart reads all offers
-	// again, which makes no further deals.
+	// again, which makes no further deals. Keep it together with the file of the chain: a provider that remembers an offer as
+	// dealt does not deal it again on a chain that has forgotten.
 	Path string
 	// HTTP is the client to use; nil means one of its own.
 	HTTP *http.Client
@@ -207,7 +208,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	}
 }
 
-// Step looks for new offers once and works on each one that is due. It returns how many offers came to an end, dealt or refused.
+// Step looks for new offers once and works on those that are due, one after the other. It returns how many offers came to an end, dealt or refused.
 // The error says that the list could not be read or that the state could not be kept; offers are worked on all the same. What is
 // wrong with an offer is never an error: it is refused, or it waits.
 func (p *Provider) Step(ctx context.Context) (ended int, err error) {
@@ -257,7 +258,7 @@ func (p *Provider) Handler() http.Handler {
 			refusals = []Refusal{}
 		}
 		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(map[string]any{"refusals": refusals, "waiting": p.Waiting()})
+		_ = json.NewEncoder(w).Encode(map[string]any{"refusals": refusals, "waiting": p.Waiting()}) // the client may be gone
 	})
 	return mux
 }

@@ -2,7 +2,6 @@ package devnet
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -77,12 +76,12 @@ func (c *Chain) serve(w http.ResponseWriter, r *http.Request, methods map[string
 			w.Header().Set("Retry-After", strconv.Itoa(int(f.RetryAfter/time.Second)))
 		}
 		w.WriteHeader(f.Status)
-		io.WriteString(w, f.Body)
+		fmt.Fprint(w, f.Body)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(answer)
+	_ = json.NewEncoder(w).Encode(answer) // the client may be gone
 }
 
 // answer answers one request; the answer is an rpcAnswer or a Failure. The lock is held.
@@ -464,7 +463,7 @@ func madeUp(what string, a, b uint64) link {
 func parseTipset(text string) (tipsetID, error) {
 	decoded, err := cid.Decode(text)
 	if err != nil {
-		return tipsetID{}, fmt.Errorf("unmarshaling CID %s: %w", base64.StdEncoding.EncodeToString([]byte(text)), err)
+		return tipsetID{}, fmt.Errorf("unmarshaling CID %q: %w", excerpt([]byte(text)), err)
 	}
 	mh, err := multihash.Decode(decoded.Hash())
 	if err != nil || len(mh.Digest) != 32 {
