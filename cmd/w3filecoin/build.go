@@ -319,7 +319,7 @@ func (n *node) dealer(driver store.Driver, log *slog.Logger) (roles.Service, map
 	if dir == "" {
 		dir = filepath.Join(n.cfg.Data, "offers")
 	}
-	documents, err := broker.OpenDocuments(dir)
+	documents, err := broker.OpenDocuments(broker.DocumentsConfig{Dir: dir, Log: log, Now: time.Now})
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -573,10 +573,11 @@ func (n *node) buildProvider() error {
 	if !n.cfg.runs(dealerRole) || !n.cfg.runs(storefrontRole) {
 		return nil
 	}
-	p, err := devnet.NewProvider(devnet.ProviderConfig{
+	p, err := devnet.OpenProvider(devnet.ProviderConfig{
 		Address: "f01000", Client: "f01001",
 		Offers: n.cfg.url(dealerRole), Pieces: n.cfg.url(storefrontRole) + "/piece/{piece}",
-		Chain: n.devnet.chain, Poll: time.Duration(n.cfg.Devnet.Epoch), Log: n.log.With("role", "devnet-provider"),
+		Market: n.devnet.chain, Path: filepath.Join(n.cfg.Data, "devnet-provider.json"), Now: time.Now, After: time.After,
+		Poll: time.Duration(n.cfg.Devnet.Epoch), Log: n.log.With("role", "devnet-provider"),
 	})
 	n.devnet.provider = p
 	return err

@@ -277,7 +277,9 @@ func (w *wireTo) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Messa
 func (n *Network) struck() bool { return n.Chaos > 0 && n.Rand.Float64() < n.Chaos }
 
 // Conn reaches a role as an agent does: nothing is lost on the way.
-func (n *Network) Conn(name string) capabilities.Conn { return roles.Local{Server: n.Roles[name].Server} }
+func (n *Network) Conn(name string) capabilities.Conn {
+	return roles.Local{Server: n.Roles[name].Server}
+}
 
 // Step handles one message of one role, chosen by chance, and reports whether there was any.
 func (n *Network) Step() bool {

@@ -1,0 +1,325 @@
+package rolestest
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/filecoin"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/roles/client"
+)
+
+const day = 24 * time.Hour
+
+func TestOfferToDeal(t *testing.T) {
+	n := New(t, Options{Seed: 1})
+	var offers []Offered
+	for range 5 {
+		offers = append(offers, n.Offer("storefront", n.Payload(200_000)))
+	}
+	if !n.Run(3*day, n.Concluded(offers...)) {
+		p, err := n.Status(offers[0])
+		t.Fatalf("not concluded: %+v, %v", p, err)
+	}
+	n.MustCheck(offers)
+	for _, o := range offers {
+		p := n.Verify(o)
+		if p.Failure != nil || p.Piece != o.Piece || p.Deal.DealID != 1000 {
+			t.Errorf("offer %s proves %+v", o.Task, p)
+		}
+		if p.Storefront == p.Aggregator || p.Aggregator == p.Dealer || p.Compute == p.Storefront {
+			t.Errorf("roles share a DID: %+v", p)
+		}
+	}
+	info, err := client.Info(context.Background(), n.Conn("storefront"), Agent(), n.Roles["storefront"].Signer.DID(), Agent().DID().String(),
+		offers[0].Piece, capabilities.Terms{}, n.keys())
+	if err != nil || len(info.Aggregates) != 1 || len(info.Deals) != 1 || info.Deals[0].Aux.DealID != 1000 {
+		t.Errorf("filecoin/info: %+v, %v", info, err)
+	}
+}
+
+func TestInfoBeforeAndAfter(t *testing.T) {
+	n := New(t, Options{Seed: 2})
+	ask := func(p piece.Link) (filecoin.InfoOK, error) {
+		return client.Info(context.Background(), n.Conn("storefront"), Agent(), n.Roles["storefront"].Signer.DID(), Agent().DID().String(), p,
+			capabilities.Terms{}, n.keys())
+	}
+	unknown, err := piece.Sum([]byte("never offered"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f *capabilities.Failure
+	if _, err := ask(unknown); !errors.As(err, &f) || f.Name != capabilities.RecordNotFound {
+		t.Errorf("an unknown piece: %v", err)
+	}
+	o := n.Offer("storefront", n.Payload(600_000))
+	n.Run(time.Minute, func() bool { return false })
+	if info, err := ask(o.Piece); err != nil || len(info.Aggregates) != 0 {
+		t.Errorf("a piece that waits: %+v, %v", info, err)
+	}
+}
+
+func TestWrongPieceIsRefusedAndHoldsUpNobody(t *testing.T) {
+	n := New(t, Options{Seed: 3})
+	content := n.Payload(300_000)
+	other, err := piece.Sum(n.Payload(300_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	right, err := piece.Sum(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, err := n.OfferAs("storefront", n.World.Put(content), other, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := n.Offer("storefront", n.Payload(900_000))
+	if !n.Run(3*day, n.Concluded(bad, good)) {
+		t.Fatal("not concluded")
+	}
+	n.MustCheck([]Offered{bad, good})
+	if p := n.Verify(good); p.Failure != nil {
+		t.Errorf("the good piece: %v", p.Failure)
+	}
+	p := n.Verify(bad)
+	var m capabilities.Mismatch
+	if p.Failure == nil || p.Failure.Name != capabilities.InvalidContentPiece || p.Failure.ReadDetails(&m) != nil || m.Computed != right || m.Piece != other {
+		t.Errorf("the bad piece: %+v, %+v", p.Failure, m)
+	}
+	_, err = client.Info(context.Background(), n.Conn("storefront"), Agent(), n.Roles["storefront"].Signer.DID(), Agent().DID().String(),
+		bad.Piece, capabilities.Terms{}, n.keys())
+	var f *capabilities.Failure
+	if !errors.As(err, &f) || f.Name != capabilities.InvalidContentPiece {
+		t.Errorf("filecoin/info of the bad piece: %v", err)
+	}
+	if s, err := n.Status(bad); err != nil || s.State != "invalid" || !strings.Contains(s.Reason, right.String()) {
+		t.Errorf("status of the bad piece: %+v, %v", s, err)
+	}
+}
+
+func TestContentThatNeverComes(t *testing.T) {
+	n := New(t, Options{Seed: 4})
+	payload := n.Payload(900_000)
+	link, err := piece.Sum(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	absent := cidOf(t, payload)
+	o, err := n.OfferAs("storefront", absent, link, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Run(day, func() bool { return false })
+	s, err := n.Status(o)
+	if err != nil || s.State != "submitted" || !strings.HasPrefix(s.Reason, "content-unavailable") || s.Next.IsZero() {
+		t.Fatalf("after a day: %+v, %v", s, err)
+	}
+	n.Run(8*day, func() bool { return false })
+	if s, err = n.Status(o); err != nil || s.State != "expired" || s.Reason == "" {
+		t.Fatalf("after eight more: %+v, %v", s, err)
+	}
+	if n.Chain(o).Concluded() {
+		t.Error("an expired offer has a terminal receipt")
+	}
+	// The content comes, and the offer is made again by somebody: it goes on.
+	n.World.Put(payload)
+	again, err := n.OfferAs("storefront", absent, link, "")
+	if err != nil || !again.Task.Equals(o.Task) {
+		t.Fatalf("the same offer: %v, %v", again.Task, err)
+	}
+	agent := TestKey(77)
+	task, _, err := client.Offer(context.Background(), n.Conn("storefront"), agent, n.Roles["storefront"].Signer.DID(), agent.DID().String(),
+		filecoin.Offer{Content: absent, Piece: link}, capabilities.Terms{}, n.keys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := Offered{"storefront", absent, link, task.Link(), agent}
+	if !n.Run(3*day, n.Concluded(other)) {
+		s, err := n.Status(other)
+		t.Fatalf("not revived: %+v, %v", s, err)
+	}
+	if p := n.Verify(other); p.Failure != nil {
+		t.Error(p.Failure)
+	}
+	// Both offers end with the same receipt.
+	if p := n.Verify(o); p.Failure != nil {
+		t.Error(p.Failure)
+	}
+}
+
+func cidOf(t *testing.T, b []byte) cid.Cid {
+	n := &Network{t: t}
+	w := World{n: n, contents: map[string][]byte{}}
+	return w.Put(b)
+}
+
+func TestPieceTooLarge(t *testing.T) {
+	n := New(t, Options{Seed: 5})
+	var root piece.Node
+	root[0] = 1
+	link, err := piece.FromRootAndHeight(root, 30, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.OfferAs("storefront", n.World.Put([]byte("x")), link, "")
+	var f *capabilities.Failure
+	if !errors.As(err, &f) || f.Name != capabilities.PieceTooLarge {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUnsupportedContent(t *testing.T) {
+	n := New(t, Options{Seed: 6})
+	link, err := piece.Sum([]byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dagPB := cid.NewCidV1(cid.DagProtobuf, n.World.Put([]byte("x")).Hash())
+	_, err = n.OfferAs("storefront", dagPB, link, "")
+	var f *capabilities.Failure
+	if !errors.As(err, &f) || f.Name != capabilities.UnsupportedContent {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestRolesAway takes each role away for a while: what needs it waits with a reason, and goes on when it is back.
+func TestRolesAway(t *testing.T) {
+	for _, role := range []string{"aggregator", "dealer", "dealtracker", "compute"} {
+		t.Run(role, func(t *testing.T) {
+			n := New(t, Options{Seed: 7})
+			n.Roles[role].Crash()
+			o := n.Offer("storefront", n.Payload(900_000))
+			away := n.now.Add(20 * time.Hour)
+			for n.now.Before(away) {
+				if !n.Step() {
+					n.Advance(time.Minute)
+				}
+			}
+			if n.Concluded(o)() {
+				t.Fatalf("an offer ended without the %s", role)
+			}
+			s, err := n.Status(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (role == "aggregator" || role == "compute") && (s.Reason == "" || s.Next.IsZero()) {
+				t.Errorf("without the %s the piece shows %+v", role, s.Waiting)
+			}
+			if !n.Run(3*day, n.Concluded(o)) {
+				s, err := n.Status(o)
+				t.Fatalf("with the %s back: %+v, %v", role, s, err)
+			}
+			n.MustCheck([]Offered{o})
+		})
+	}
+}
+
+func TestSameOfferTwice(t *testing.T) {
+	n := New(t, Options{Seed: 8})
+	content := n.Payload(900_000)
+	first, again := n.Offer("storefront", content), n.Offer("storefront", content)
+	if !first.Task.Equals(again.Task) {
+		t.Fatal("the same offer is two tasks")
+	}
+	link := first.Piece
+	nonced, err := n.OfferAs("storefront", first.Content, link, "once more")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !n.Run(3*day, n.Concluded(first, nonced)) {
+		t.Fatal("not concluded")
+	}
+	n.MustCheck([]Offered{first, nonced})
+	a, b := n.Chain(first), n.Chain(nonced)
+	for i, step := range a.Steps() {
+		other := b.Steps()[i]
+		if step.Ability != other.Ability {
+			t.Fatalf("step %d is %s and %s", i, step.Ability, other.Ability)
+		}
+		shared := step.Ability == "compute/piececid" || strings.HasPrefix(step.Ability, "aggregate/")
+		if shared != step.Task.Equals(other.Task) {
+			t.Errorf("%s: shared is %v", step.Ability, !shared)
+		}
+	}
+}
+
+func TestTwoStorefrontsShareAnAggregator(t *testing.T) {
+	n := New(t, Options{Seed: 9, Storefronts: 2})
+	var offers []Offered
+	shared := n.Payload(100_000)
+	for _, s := range []string{"storefront", "storefront2"} {
+		offers = append(offers, n.Offer(s, shared), n.Offer(s, n.Payload(500_000)))
+	}
+	if !n.Run(3*day, n.Concluded(offers...)) {
+		t.Fatal("not concluded")
+	}
+	n.MustCheck(offers)
+	if a, b := n.Verify(offers[0]), n.Verify(offers[2]); a.Aggregate != b.Aggregate || a.Storefront == b.Storefront {
+		t.Errorf("the shared piece: %+v and %+v", a, b)
+	}
+}
+
+// TestChaos runs networks in which messages are lost and repeated, engines fail and roles crash.
+func TestChaos(t *testing.T) {
+	seeds := uint64(60)
+	if testing.Short() {
+		seeds = 10
+	}
+	for seed := range seeds {
+		n := New(t, Options{Seed: seed, Storefronts: 1 + int(seed%2), Chaos: 0.02 + 0.1*float64(seed%3)})
+		var offers []Offered
+		for i := range 6 {
+			s := "storefront"
+			if i%2 == 1 && n.Storefronts == 2 {
+				s = "storefront2"
+			}
+			content := n.Payload(1000 + n.Rand.IntN(300_000))
+			link, err := piece.Sum(content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 2 {
+				if link, err = piece.Sum(content[1:]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.reboot()
+			o, err := n.OfferAs(s, n.World.Put(content), link, "")
+			if err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			offers = append(offers, o)
+			for range n.Rand.IntN(40) {
+				n.Step()
+			}
+		}
+		last := n.Offer("storefront", n.Payload(600_000)) // enough volume for all
+		n.reboot()
+		offers = append(offers, last)
+		steps := 0
+		done := n.Concluded(offers...)
+		if !n.Run(6*day, func() bool {
+			if steps++; steps%200 == 0 {
+				n.MustCheck(offers)
+			}
+			return done()
+		}) {
+			for _, o := range offers {
+				s, err := n.Status(o)
+				t.Logf("%s: %+v %v", o.Task, s, err)
+			}
+			t.Fatalf("seed %d: not concluded after %d steps", seed, n.Steps)
+		}
+		n.MustCheck(offers)
+		if p := n.Verify(offers[2]); p.Failure == nil || p.Failure.Name != capabilities.InvalidContentPiece {
+			t.Errorf("seed %d: the wrong piece ended as %+v", seed, p)
+		}
+	}
+}
