@@ -1,0 +1,250 @@
+package dealtracker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/deal"
+	"github.com/storacha/w3filecoin/dealtracker"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
+	"github.com/storacha/w3filecoin/wire"
+)
+
+// fakeChain is a Source whose events a test sets. It answers with what is true at the moment of the call.
+type fakeChain struct {
+	head   dealtracker.Head
+	events []dealtracker.Event
+	err    error // of the next calls, while it is set
+	ranges [][2]int64
+}
+
+func (c *fakeChain) Name() string { return "fake" }
+
+func (c *fakeChain) Head(context.Context) (dealtracker.Head, error) { return c.head, c.err }
+
+func (c *fakeChain) Events(_ context.Context, from, to int64) ([]dealtracker.Event, error) {
+	c.ranges = append(c.ranges, [2]int64{from, to})
+	if c.err != nil {
+		return nil, c.err
+	}
+	if to > c.head.Epoch {
+		return nil, fmt.Errorf("epoch %d is not made yet", to)
+	}
+	var list []dealtracker.Event
+	for _, e := range c.events {
+		if e.Epoch >= from && e.Epoch <= to {
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
+
+func (c *fakeChain) EpochTime(epoch int64) int64 { return 1_000_000 + 30*epoch }
+
+// at moves the chain's head on, with finality 20 epochs behind.
+func (c *fakeChain) at(epoch int64) { c.head = dealtracker.Head{Epoch: epoch, Finalized: epoch - 20} }
+
+func (c *fakeChain) happens(epoch int64, kind dealtracker.EventKind, d dealtracker.Proposal) {
+	c.events = append(c.events, event(epoch, kind, d))
+}
+
+func event(epoch int64, kind dealtracker.EventKind, d dealtracker.Proposal) dealtracker.Event {
+	return dealtracker.Event{ID: fmt.Sprintf("message/%s/%d", kind, d.ID), Kind: kind, Epoch: epoch, Deal: d}
+}
+
+func somePiece(n byte) piece.Link {
+	link, err := piece.FromRootAndHeight(piece.Node{n}, 20, 0)
+	if err != nil {
+		panic(err)
+	}
+	return link
+}
+
+func proposal(id uint64, p piece.Link) dealtracker.Proposal {
+	return dealtracker.Proposal{ID: id, Piece: p, Provider: fmt.Sprintf("f0%d", 1000+id), Client: "f0100", StartEpoch: 2000, EndEpoch: 5000}
+}
+
+// world is a tracker with everything around it, stepped by hand.
+type world struct {
+	*testing.T
+	clock   *storetest.FakeClock
+	engine  *memory.Engine
+	driver  store.Driver
+	chain   *fakeChain
+	deps    dealtracker.Deps
+	service *dealtracker.Service
+	// handled are all deliveries so far, for replay.
+	handled []store.Delivery
+}
+
+func newWorld(t *testing.T, adjust func(*dealtracker.Deps)) *world {
+	return newFaultyWorld(t, nil, adjust)
+}
+
+func newFaultyWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealtracker.Deps)) *world {
+	t.Helper()
+	w := &world{T: t, clock: storetest.NewClock(), chain: &fakeChain{}}
+	w.chain.at(1000)
+	w.engine = memory.New(memory.Options{Now: w.clock.Now})
+	w.driver = w.engine
+	if choose != nil {
+		w.driver = storetest.NewFaulty(w.engine, choose)
+	}
+	w.deps = dealtracker.Deps{Signer: signer(1), Store: w.driver, Source: w.chain, Backfill: 1000, Step: 100, Overlap: 50, Parallel: 1,
+		Now: w.clock.Now, Log: slog.New(slog.DiscardHandler)}
+	if adjust != nil {
+		adjust(&w.deps)
+	}
+	w.restart()
+	return w
+}
+
+func signer(n byte) capabilities.Signer {
+	seed := make([]byte, 32)
+	seed[0] = n
+	s, err := wire.GenerateSigner(byteReader(seed))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+type byteReader []byte
+
+func (b byteReader) Read(p []byte) (int, error) { return copy(p, b), nil }
+
+// restart begins a new process on the same rows.
+func (w *world) restart() {
+	w.Helper()
+	s, err := dealtracker.New(w.deps)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.service = s
+	w.untilDone(func() error { return s.Start(w.Context()) })
+}
+
+// untilDone repeats what an injected fault made fail.
+func (w *world) untilDone(do func() error) {
+	w.Helper()
+	for range 5 {
+		err := do()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, storetest.ErrInjected) {
+			w.Fatal(err)
+		}
+	}
+	w.Fatal("failed five times")
+}
+
+// run handles messages for some time, moving the clock from one to the next.
+func (w *world) run(d time.Duration) {
+	w.Helper()
+	end := w.clock.Now().Add(d)
+	for {
+		for w.step() {
+		}
+		next, ok := w.engine.NextEvent()
+		if !ok || next.After(end) {
+			w.clock.Advance(end.Sub(w.clock.Now()))
+			return
+		}
+		w.clock.Advance(next.Sub(w.clock.Now()))
+	}
+}
+
+// step handles one message of each queue and reports whether there was any.
+func (w *world) step() (worked bool) {
+	w.Helper()
+	handlers := w.service.Handlers()
+	for _, queue := range w.engine.Receivable() {
+		c, err := store.NewConsumer(store.ConsumerOptions{
+			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
+			Handle: func(ctx context.Context, d store.Delivery) error {
+				w.handled = append(w.handled, d)
+				return handlers[queue](ctx, d)
+			},
+		})
+		if err != nil {
+			w.Fatal(err)
+		}
+		did, err := c.Step(w.Context())
+		if err != nil && !errors.Is(err, storetest.ErrInjected) {
+			w.Fatal(err)
+		}
+		worked = worked || did || err != nil
+	}
+	return worked
+}
+
+// replay delivers every message of the past once more, the latest first.
+func (w *world) replay() {
+	w.Helper()
+	handlers := w.service.Handlers()
+	past := w.handled
+	for i := len(past) - 1; i >= 0; i-- {
+		if err := handlers[past[i].Queue](w.Context(), past[i]); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// deals asks the tracker, as a stranger.
+func (w *world) deals(p piece.Link) deal.Deals {
+	w.Helper()
+	stranger := signer(9)
+	task, err := capabilities.Invoke(stranger, w.deps.Signer.DID(), stranger.DID().String(), &deal.Info{Piece: p}, capabilities.Terms{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	m := capabilities.Pending(task)
+	var r *capabilities.Receipt
+	w.untilDone(func() (err error) {
+		r, err = w.service.Methods()[deal.InfoAbility](w.Context(), capabilities.Invocation{Task: task, Message: m})
+		return err
+	})
+	if err := r.Verify(w.deps.Signer.Verifier()); err != nil || !r.Ran.Equals(task.Link()) {
+		w.Fatalf("receipt of %s: %v", r.Ran, err)
+	}
+	var ok deal.InfoOK
+	if err := capabilities.ReadResult(r.Out, &ok); err != nil {
+		w.Fatal(err)
+	}
+	return ok.Deals
+}
+
+// status returns the status of a deal, "" if it is not told of.
+func (w *world) status(p piece.Link, id uint64) string {
+	w.Helper()
+	return w.deals(p)[id].Status
+}
+
+// rows returns the rows whose partition begins with one of the prefixes, by key.
+func (w *world) rows(match func(store.Key) bool) map[string]string {
+	w.Helper()
+	rows := map[string]string{}
+	for cursor := ""; ; {
+		page, err := w.engine.Walk(w.Context(), cursor, 0)
+		if err != nil {
+			w.Fatal(err)
+		}
+		for _, r := range page.Rows {
+			if match(r.Key) {
+				rows[r.Key.String()] = string(r.Value)
+			}
+		}
+		if cursor = page.Next; cursor == "" {
+			return rows
+		}
+	}
+}
