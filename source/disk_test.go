@@ -194,7 +194,7 @@ func TestPutCrash(t *testing.T) {
 }
 
 func TestPutWithoutSpace(t *testing.T) {
-	b := make([]byte, 2<<20)
+	b := make([]byte, 300<<10) // two writes
 	c := contentOf(t, Raw, b)
 	for fault := 1; ; fault++ {
 		d := newDir(t)

@@ -59,7 +59,7 @@ type UploadConfig struct {
 // and 500 for what is the service's own fault. Every refusal has the body {"name", "message"}. An upload may be
 // repeated: content is stored once.
 func NewUploadHandler(c *Custody, cfg UploadConfig) (http.Handler, error) {
-	h := &uploadHandler{custody: c, cfg: cfg}
+	h := &uploadHandler{custody: c, cfg: cfg, now: time.Now}
 	if _, ok := c.writable(); !ok {
 		return nil, errors.New("uploads: the custody has no directory to store them in")
 	}
@@ -96,6 +96,7 @@ type uploadHandler struct {
 	cfg     UploadConfig
 	tokens  [][sha256.Size]byte
 	slots   chan struct{}
+	now     func() time.Time // that uploads are paced by
 }
 
 // uploaded is the body of a successful answer.
@@ -166,7 +167,7 @@ func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, content cid.
 		return
 	}
 
-	body := &uploadBody{r: r.Body, control: http.NewResponseController(w), stall: h.cfg.Stall, pace: pace{minRate: h.cfg.MinRate}}
+	body := &uploadBody{r: r.Body, control: http.NewResponseController(w), stall: h.cfg.Stall, now: h.now, pace: pace{minRate: h.cfg.MinRate}}
 	created, err := h.custody.Put(r.Context(), content, body, h.cfg.MaxBytes)
 	if err == nil && !created && r.Header.Get("Expect") == "" {
 		// A client that sends without asking first has its body taken, lest it fails writing and misses the answer.
@@ -247,6 +248,7 @@ type uploadBody struct {
 	r       io.Reader
 	control *http.ResponseController
 	stall   time.Duration
+	now     func() time.Time
 	pace    pace
 	err     error
 }
@@ -255,11 +257,11 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	start := time.Now()
 	// A server that cannot set a deadline has none that could end the read.
-	_ = b.control.SetReadDeadline(start.Add(b.stall))
+	_ = b.control.SetReadDeadline(time.Now().Add(b.stall))
+	start := b.now()
 	n, err := b.r.Read(p)
-	if slow := b.pace.add(n, time.Since(start)); err == nil {
+	if slow := b.pace.add(n, b.now().Sub(start)); err == nil {
 		err = slow
 	}
 	if err != nil && err != io.EOF {

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -193,6 +194,31 @@ func TestUploadBodyFails(t *testing.T) {
 		_, r := raw(t, newUploads(t, d, UploadConfig{Stall: 50 * time.Millisecond}), head+"\r\n"+string(b[:250]))
 		resp, body := readResponse(t, r)
 		wantRefusal(t, resp, body, 408, "TooSlow")
+		if got := files(t, d.path); len(got) != 0 {
+			t.Errorf("left behind: %q", got)
+		}
+	})
+
+	t.Run("trickling", func(t *testing.T) {
+		// Each read takes a second by the clock that uploads are paced by.
+		d := newDir(t)
+		h, err := NewUploadHandler(newCustody(t, testBase, d), UploadConfig{Tokens: []string{token}, MaxBytes: 500, MinRate: 500})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var clock time.Time
+		h.(*uploadHandler).now = func() time.Time {
+			clock = clock.Add(time.Second)
+			return clock
+		}
+		r := httptest.NewRequest("PUT", "/upload/"+content.String(), iotest.OneByteReader(bytes.NewReader(b)))
+		r.ContentLength = 500
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		resp := w.Result()
+		resp.Request = r
+		wantRefusal(t, resp, w.Body.String(), 408, "TooSlow")
 		if got := files(t, d.path); len(got) != 0 {
 			t.Errorf("left behind: %q", got)
 		}
