@@ -558,15 +558,16 @@ func (s *Service) aggregateConcluded(ctx context.Context, msg tasks.Arrival) err
 			return store.ErrUnchanged
 		}
 		var accepted aggregatecap.AcceptOK
-		err := capabilities.ReadResult(r.Out, &accepted)
-		switch {
-		case task.Can() == aggregatecap.OfferAbility && err == nil:
+		if task.Can() == aggregatecap.OfferAbility && r.Out.Error == nil {
 			if a.Value.Accept.Defined() || !r.Join.Defined() {
 				return store.ErrUnchanged
 			}
 			a.Value.Accept = r.Join
 			return nil
-		case task.Can() == aggregatecap.OfferAbility || err != nil:
+		}
+		err := capabilities.ReadResult(r.Out, &accepted)
+		switch {
+		case err != nil:
 			a.Value.Failure = err.Error()
 		case accepted.Aggregate != a.Value.Aggregate:
 			a.Value.Failure = fmt.Sprintf("the dealer reports a deal for another aggregate, %s", accepted.Aggregate)

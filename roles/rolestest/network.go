@@ -148,7 +148,7 @@ func (n *Network) keys() capabilities.Keys { return roles.NewKeys(roles.KeysConf
 // boot builds the role around its engine, as a process does at its start.
 func (r *Role) boot() {
 	r.n.t.Helper()
-	driver := storetest.Faulty(r.Engine, func(c storetest.Call) storetest.Fault {
+	driver := storetest.NewFaulty(r.Engine, func(c storetest.Call) storetest.Fault {
 		if r.faults == nil {
 			return storetest.None
 		}

@@ -300,8 +300,8 @@ func TestChaos(t *testing.T) {
 				n.Step()
 			}
 		}
-		last := n.Offer("storefront", n.Payload(600_000)) // enough volume for all
 		n.reboot()
+		last := n.Offer("storefront", n.Payload(600_000)) // enough volume for all
 		offers = append(offers, last)
 		steps := 0
 		done := n.Concluded(offers...)
