@@ -172,7 +172,7 @@ func (n *node) close() (err error) {
 
 // buildRole opens the role's engine and puts server, workers and HTTP interface around its service.
 func (n *node) buildRole(r *role) error {
-	engine, err := sqlite.Open(sqlite.Options{Dir: filepath.Join(n.cfg.Data, r.name), Now: time.Now})
+	engine, err := sqlite.Open(filepath.Join(n.cfg.Data, r.name), sqlite.Options{Now: time.Now})
 	if err != nil {
 		return err
 	}
