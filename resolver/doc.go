@@ -1,0 +1,9 @@
+// Package resolver tells storage providers where the bytes of a piece are.
+//
+// It answers GET and HEAD at /piece/{piece CID} and at /{content CID} with a redirect to the content in custody, and to
+// nowhere else: a client's claims about locations are never passed on. A piece leads to content only if somebody computed
+// the piece from that content, see [Contents].
+//
+// The paths, the query and the answers are those of the predecessor's service "roundabout", which broker templates
+// such as https://host/piece/{piece CID} are written for.
+package resolver

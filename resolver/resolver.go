@@ -1,0 +1,344 @@
+package resolver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/source"
+)
+
+// Contents knows which content a piece was computed from. The storefront implements it.
+type Contents interface {
+	// ContentOf returns the content CIDs that were validated for the piece, the preferred one first, none if there are
+	// none.
+	ContentOf(ctx context.Context, p piece.Link) ([]cid.Cid, error)
+}
+
+// Locator knows where content is served that the service answers for. *source.Custody implements it.
+type Locator interface {
+	// Locate returns an address of the content and its length in bytes. The error wraps source.ErrNoContent if there is
+	// none.
+	Locate(ctx context.Context, content cid.Cid) (url string, length int64, err error)
+}
+
+const (
+	// MaxExpires is the largest value of the query parameter expires, in seconds: three days.
+	MaxExpires = 259_200
+	// DefaultTTL is how long a redirect is remembered here and, unless the query says otherwise, by the client.
+	DefaultTTL = 5 * time.Minute
+	// DefaultMissTTL is how long it is remembered that there is nothing to redirect to.
+	DefaultMissTTL = 2 * time.Second
+	// DefaultCacheSize is how many redirects are remembered; each takes about 500 bytes.
+	DefaultCacheSize = 65_536
+
+	// missShare is the part of the cache's size that misses may take beside it: asking for pieces that do not exist costs
+	// nothing, so it must not push out those that do.
+	missShare = 16
+	piecePath = "/piece/"
+	// maxText bounds the text that is decoded as a CID.
+	maxText = 256
+	// retryAfter is what a client is told while the answer is not to be had, in seconds.
+	retryAfter = 5
+)
+
+// Config configures [New].
+type Config struct {
+	Contents Contents // required
+	Locator  Locator  // required
+
+	// TTL is how long a redirect is remembered; 0 means DefaultTTL. A redirect to content that has left the custody is
+	// given out for that long.
+	TTL time.Duration
+	// MissTTL is how long it is remembered that a piece or content is not there; 0 means DefaultMissTTL.
+	MissTTL time.Duration
+	// CacheSize is how many redirects are remembered; 0 means DefaultCacheSize.
+	CacheSize int
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Log receives what a client is not told: why a look-up failed. Nil discards.
+	Log *slog.Logger
+}
+
+// New returns the resolver. It answers by the whole path of the request:
+//
+//	GET, HEAD /piece/{piece CID v2}   where a content of the piece is
+//	GET, HEAD /{content CID}          where the content is
+//	GET, HEAD /{piece CID v2}         as /piece/
+//
+// with
+//
+//	302  Location, Cache-Control: public, max-age = what is smaller of expires and the TTL
+//	400  what should name a piece or content does not, or expires is not a number from 1 to MaxExpires
+//	404  nothing in custody that goes by this name
+//	415  a piece CID v1, which does not say what size the piece has
+//	503  the look-up failed; Retry-After
+//
+// Every refusal has the body {"name", "message"}. The query parameter expires is how many seconds the client means to
+// use the address. Addresses in custody do not expire, so it only shortens how long the redirect may be cached.
+func New(cfg Config) (http.Handler, error) {
+	if cfg.Contents == nil || cfg.Locator == nil {
+		return nil, errors.New("resolver: Contents and Locator are required")
+	}
+	if cfg.TTL < 0 || cfg.MissTTL < 0 || cfg.CacheSize < 0 {
+		return nil, errors.New("resolver: a limit is negative")
+	}
+	if cfg.TTL == 0 {
+		cfg.TTL = DefaultTTL
+	}
+	if cfg.MissTTL == 0 {
+		cfg.MissTTL = DefaultMissTTL
+	}
+	if cfg.CacheSize == 0 {
+		cfg.CacheSize = DefaultCacheSize
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &resolver{
+		cfg:    cfg,
+		hits:   newCache(cfg.CacheSize, cfg.TTL),
+		misses: newCache(max(1, cfg.CacheSize/missShare), cfg.MissTTL),
+	}, nil
+}
+
+type resolver struct {
+	cfg    Config
+	hits   *cache // address by binary CID
+	misses *cache // why there is none
+}
+
+func (s *resolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		s.refuse(w, r, &refusal{status: http.StatusMethodNotAllowed, name: "MethodNotAllowed", message: "use GET or HEAD"})
+		return
+	}
+	n, err := parsePath(r.URL.Path)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	maxAge, err := s.maxAge(r.URL.RawQuery)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	location, err := s.resolve(r.Context(), n)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	h := w.Header()
+	h.Set("Location", location)
+	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(maxAge))
+	h.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusFound)
+}
+
+// A name is what a path asks for: a piece, or content if the link is not defined.
+type name struct {
+	piece   piece.Link
+	content cid.Cid
+}
+
+// key is the binary CID.
+func (n name) key() string {
+	if n.piece.Defined() {
+		return n.piece.CID().KeyString()
+	}
+	return n.content.KeyString()
+}
+
+// resolve returns the address of what n names.
+func (s *resolver) resolve(ctx context.Context, n name) (string, error) {
+	key, now := n.key(), s.cfg.Now()
+	if location, ok := s.hits.get(key, now); ok {
+		return location, nil
+	}
+	if message, ok := s.misses.get(key, now); ok {
+		return "", notFound(message)
+	}
+	location, err := s.lookUp(ctx, n)
+	if err == nil {
+		s.hits.put(key, location, now)
+		return location, nil
+	}
+	if miss := (*refusal)(nil); errors.As(err, &miss) {
+		s.misses.put(key, miss.message, now)
+	}
+	return "", err
+}
+
+func (s *resolver) lookUp(ctx context.Context, n name) (string, error) {
+	if !n.piece.Defined() {
+		location, _, err := s.cfg.Locator.Locate(ctx, n.content)
+		if errors.Is(err, source.ErrNoContent) {
+			return "", notFound("this service does not hold the content " + n.content.String())
+		}
+		return location, err
+	}
+	contents, err := s.cfg.Contents.ContentOf(ctx, n.piece)
+	if err != nil {
+		return "", fmt.Errorf("looking up contents of piece %s: %w", n.piece, err)
+	}
+	if len(contents) == 0 {
+		return "", notFound("no content is known for the piece " + n.piece.String())
+	}
+	var failed error
+	for _, content := range contents {
+		location, length, err := s.cfg.Locator.Locate(ctx, content)
+		switch {
+		case err == nil && fits(n.piece, length):
+			return location, nil
+		case err == nil:
+			// Somebody has changed a file behind the service's back: its bytes cannot be the piece.
+			s.cfg.Log.ErrorContext(ctx, "content in custody has another length than its piece",
+				"piece", n.piece.String(), "content", content.String(), "length", length)
+		case !errors.Is(err, source.ErrNoContent):
+			failed = errors.Join(failed, fmt.Errorf("locating content of piece %s: %w", n.piece, err))
+		}
+	}
+	if failed != nil {
+		return "", failed
+	}
+	return "", notFound("the content of the piece " + n.piece.String() + " is not held here any more")
+}
+
+// fits reports whether content of that length can have the piece: its padded size is the piece's. The padding that the
+// link states says more, but a link that was made from a piece CID v1 states none.
+func fits(p piece.Link, length int64) bool {
+	if length <= 0 {
+		return false
+	}
+	size, err := piece.PaddedSizeOf(uint64(length))
+	return err == nil && size == p.PaddedSize()
+}
+
+// maxAge returns for how many seconds the redirect may be cached.
+func (s *resolver) maxAge(query string) (int, error) {
+	maxAge := int(s.cfg.TTL / time.Second)
+	if query == "" {
+		return maxAge, nil
+	}
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return 0, badRequest("InvalidQuery", "the query cannot be parsed")
+	}
+	if !values.Has("expires") {
+		return maxAge, nil
+	}
+	expires, err := strconv.ParseUint(values.Get("expires"), 10, 32)
+	if err != nil || expires < 1 || expires > MaxExpires || len(values["expires"]) > 1 {
+		return 0, badRequest("InvalidQuery", fmt.Sprintf("expires is not a number of seconds from 1 to %d", MaxExpires))
+	}
+	return min(maxAge, int(expires)), nil
+}
+
+// parsePath returns what a path names.
+func parsePath(path string) (name, error) {
+	if text, ok := strings.CutPrefix(path, piecePath); ok {
+		p, err := parsePiece(text)
+		return name{piece: p}, err
+	}
+	text, ok := strings.CutPrefix(path, "/")
+	if !ok || text == "" || strings.Contains(text, "/") {
+		return name{}, notFound("ask for " + piecePath + "{piece CID} or /{content CID}")
+	}
+	c, err := source.ParseContent(text)
+	if err == nil {
+		return name{content: c}, nil
+	}
+	p, perr := parsePiece(text)
+	if perr == nil || errors.Is(perr, piece.ErrV1) {
+		return name{piece: p}, perr
+	}
+	return name{}, badRequest("InvalidContent", err.Error())
+}
+
+// parsePiece decodes a piece CID v2 in any multibase.
+func parsePiece(text string) (piece.Link, error) {
+	if len(text) > maxText {
+		return piece.Link{}, badRequest("InvalidPiece",
+			fmt.Sprintf("piece CID has %d characters, at most %d are read", len(text), maxText))
+	}
+	p, err := piece.Parse(text)
+	if err == nil {
+		return p, nil
+	}
+	if c, cerr := cid.Decode(text); cerr == nil {
+		if p, err = piece.FromCID(c); err == nil {
+			return p, nil
+		}
+	}
+	status := http.StatusBadRequest
+	if errors.Is(err, piece.ErrV1) {
+		status = http.StatusUnsupportedMediaType
+	}
+	return piece.Link{}, &refusal{status: status, name: "InvalidPiece", message: err.Error(), cause: err}
+}
+
+// A refusal is an answer that the same request would get again, for a while at least.
+type refusal struct {
+	status        int
+	name, message string
+	cause         error
+}
+
+func (e *refusal) Error() string { return e.message }
+func (e *refusal) Unwrap() error { return e.cause }
+
+func notFound(message string) error {
+	return &refusal{status: http.StatusNotFound, name: "NotFound", message: message}
+}
+
+func badRequest(name, message string) error {
+	return &refusal{status: http.StatusBadRequest, name: name, message: message}
+}
+
+// refuse answers a request that cannot be redirected.
+func (s *resolver) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var e *refusal
+	if !errors.As(err, &e) {
+		if r.Context().Err() != nil {
+			return // nobody is left to be told, and nothing is wrong here
+		}
+		s.cfg.Log.ErrorContext(r.Context(), "resolving failed", "path", r.URL.Path, "err", err)
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		e = &refusal{status: http.StatusServiceUnavailable, name: "Unavailable", message: "the look-up failed; try again in a few seconds"}
+	}
+	cache := "no-store"
+	if e.status == http.StatusNotFound {
+		cache = "public, max-age=" + strconv.Itoa(int(s.cfg.MissTTL/time.Second))
+	}
+	w.Header().Set("Cache-Control", cache)
+	reply(w, e)
+}
+
+func reply(w http.ResponseWriter, e *refusal) {
+	b, err := json.Marshal(struct {
+		Name    string `json:"name"`
+		Message string `json:"message"`
+	}{e.name, e.message})
+	if err != nil {
+		http.Error(w, "encoding the answer failed", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(e.status)
+	w.Write(append(b, '\n'))
+}
