@@ -172,7 +172,7 @@ func (d *Dir) put(ctx context.Context, content cid.Cid, r io.Reader, maxBytes in
 	if err != nil {
 		return false, err
 	}
-	defer d.disk.Remove(tmpName) // fails once the file has got its name
+	defer func() { _ = d.disk.Remove(tmpName) }() // fails once the file has got its name
 	defer tmp.Close()
 	if err := copyVerified(ctx, tmp, r, content, maxBytes); err != nil {
 		return false, err

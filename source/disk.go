@@ -90,7 +90,7 @@ func createTemp(disk disk, folder string) (diskFile, string, error) {
 			}
 		}
 		f.Close()
-		disk.Remove(name)
+		_ = disk.Remove(name) // another process was faster, or the next one that opens the directory does it
 		if err != nil {
 			return nil, "", fmt.Errorf("locking %s: %w", name, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -174,8 +175,8 @@ func (h *HTTP) Fetch(ctx context.Context, url string) (body io.ReadCloser, lengt
 	ctx, timeout := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("not done after %s: %w", h.cfg.Timeout, ErrSlow))
 	ctx, cancel := context.WithCancelCause(ctx)
 	b := &fetched{ctx: ctx, stall: h.cfg.Stall, now: h.now, left: h.cfg.MaxBytes, pace: pace{minRate: h.cfg.MinRate}}
-	b.stalled = time.AfterFunc(b.stall, func() { cancel(fmt.Errorf("nothing came for %s: %w", b.stall, ErrSlow)) })
-	b.stalled.Stop()
+	b.stalled = time.AfterFunc(math.MaxInt64, func() { cancel(fmt.Errorf("nothing came for %s: %w", b.stall, ErrSlow)) })
+	b.stalled.Stop() // until the first read
 	b.release = func() {
 		cancel(nil)
 		timeout()

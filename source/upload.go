@@ -171,7 +171,7 @@ func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, content cid.
 	created, err := h.custody.Put(r.Context(), content, body, h.cfg.MaxBytes)
 	if err == nil && !created && r.Header.Get("Expect") == "" {
 		// A client that sends without asking first has its body taken, lest it fails writing and misses the answer.
-		io.Copy(io.Discard, body)
+		_, _ = io.Copy(io.Discard, body)
 	}
 	// What is left of the deadline must not end the request while it is answered.
 	_ = body.control.SetReadDeadline(time.Time{})
