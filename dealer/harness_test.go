@@ -1,0 +1,429 @@
+package dealer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
+	"github.com/storacha/w3filecoin/capabilities/deal"
+	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/dealer"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/segment"
+	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
+	"github.com/storacha/w3filecoin/wire"
+)
+
+const (
+	kib = uint64(1) << 10
+	mib = uint64(1) << 20
+)
+
+func signer(n byte) capabilities.Signer {
+	seed := make([]byte, 32)
+	seed[0] = n
+	s, err := wire.GenerateSigner(seedReader(seed))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+type seedReader []byte
+
+func (b seedReader) Read(p []byte) (int, error) { return copy(p, b), nil }
+
+// keys knows did:key only.
+type keys struct{}
+
+func (keys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
+	return wire.VerifierOf(did)
+}
+
+var (
+	self       = signer(1)
+	aggregator = signer(2)
+	second     = signer(3) // another aggregator
+	tracker    = signer(4)
+	stranger   = signer(5)
+)
+
+// link makes a synthetic piece.
+func link(n uint64, size, padding uint64) piece.Link {
+	height, err := piece.HeightOf(size)
+	if err != nil {
+		panic(err)
+	}
+	root := piece.Node{byte(n), byte(n >> 8), byte(n >> 16), 1}
+	l, err := piece.FromRootAndHeight(root, height, padding)
+	if err != nil {
+		panic(err)
+	}
+	return l
+}
+
+// aggregate is an aggregate of 1 MiB that keeps all the rules, told apart by n.
+func aggregate(n uint64) (piece.Link, []piece.Link) {
+	return build(mib, []piece.Link{link(n, 512*kib, 0), link(n+1000, 128*kib, 0)})
+}
+
+func build(size uint64, pieces []piece.Link) (piece.Link, []piece.Link) {
+	tree, err := segment.Build(size, pieces)
+	if err != nil {
+		panic(err)
+	}
+	return tree.Link(), pieces
+}
+
+// fakeTracker answers deal/info.
+type fakeTracker struct {
+	*testing.T
+	clock *storetest.FakeClock
+	deals deal.Deals
+	err   error
+	asked int
+	// before runs before the next question is answered, once.
+	before func()
+}
+
+func (f *fakeTracker) Execute(_ context.Context, m *capabilities.Message) (*capabilities.Message, error) {
+	f.asked++
+	if hook := f.before; hook != nil {
+		f.before = nil
+		deals := f.deals
+		hook()
+		f.deals = deals
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	task := capabilities.TaskOf(m, m.Invocations()[0])
+	var nb deal.Info
+	if err := task.Caveats(&nb); err != nil || task.Can() != deal.InfoAbility {
+		f.Errorf("the tracker was asked %s: %v", task.Can(), err)
+	}
+	if task.Audience != tracker.DID() || task.Issuer != self.DID() || task.Resource() != self.DID().String() {
+		f.Errorf("the tracker was asked by %s for %s on %s", task.Issuer, task.Audience, task.Resource())
+	}
+	if exp := task.Expiration; exp == nil || time.Unix(*exp, 0).Sub(f.clock.Now()) > 2*time.Minute {
+		f.Error("a question has to expire soon")
+	}
+	r, err := capabilities.Issue(tracker, task.Link(), &deal.InfoOK{Deals: f.deals}, capabilities.Effects{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return capabilities.Conclusion(r, task, capabilities.Effects{}), nil
+}
+
+func (f *fakeTracker) Receipt(context.Context, cid.Cid) (*capabilities.Message, error) {
+	return nil, capabilities.ErrNoReceipt
+}
+
+// fakeAggregator takes receipts.
+type fakeAggregator struct {
+	*testing.T
+	signer capabilities.Signer
+	err    error
+	// receipts by task; each has to be the same whenever it comes.
+	receipts map[cid.Cid]cid.Cid
+	messages []*capabilities.Message
+}
+
+func (f *fakeAggregator) Execute(_ context.Context, m *capabilities.Message) (*capabilities.Message, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	m, err := wire.DecodeMessage(m.Encode(), wire.Limits{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	task := capabilities.TaskOf(m, m.Invocations()[0])
+	if task.Can() != ucan.ConcludeAbility || task.Audience != f.signer.DID() {
+		f.Errorf("the aggregator was asked %s, for %s", task.Can(), task.Audience)
+	}
+	for _, r := range m.Receipts() {
+		ran, ok := capabilities.FindTask(m, r.Ran)
+		if !ok {
+			f.Fatalf("receipt of %s came without its invocation", r.Ran)
+		}
+		if err := capabilities.VerifyReceipt(context.Background(), r, ran.UCAN, keys{}); err != nil {
+			f.Error(err)
+		}
+		if first, ok := f.receipts[r.Ran]; ok && !first.Equals(r.Link()) {
+			f.Errorf("task %s has two receipts, %s and %s", r.Ran, first, r.Link())
+		}
+		f.receipts[r.Ran] = r.Link()
+	}
+	f.messages = append(f.messages, m)
+	r, err := capabilities.Issue(f.signer, task.Link(), &ucan.ConcludeOK{Time: 1}, capabilities.Effects{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return capabilities.Conclusion(r, task, capabilities.Effects{}), nil
+}
+
+func (f *fakeAggregator) Receipt(context.Context, cid.Cid) (*capabilities.Message, error) {
+	return nil, capabilities.ErrNoReceipt
+}
+
+// fakeBroker is a broker that fails while err is set.
+type fakeBroker struct {
+	name   string
+	err    error
+	asked  int
+	offers map[piece.Link]dealer.Offer
+}
+
+func (b *fakeBroker) Name() string { return b.name }
+
+func (b *fakeBroker) Publish(_ context.Context, o dealer.Offer) (string, error) {
+	b.asked++
+	if b.err != nil {
+		return "", b.err
+	}
+	b.offers[o.Aggregate] = o
+	return "outside/" + o.Aggregate.String(), nil
+}
+
+// world is a dealer with everything around it, stepped by hand.
+type world struct {
+	*testing.T
+	clock   *storetest.FakeClock
+	engine  *memory.Engine
+	driver  store.Driver
+	tracker *fakeTracker
+	fronts  map[string]*fakeAggregator // by DID
+	brokers []*fakeBroker
+	deps    dealer.Deps
+	service *dealer.Service
+	handled []store.Delivery
+}
+
+func newWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealer.Deps)) *world {
+	t.Helper()
+	w := &world{T: t, clock: storetest.NewClock(), fronts: map[string]*fakeAggregator{}}
+	w.tracker = &fakeTracker{T: t, clock: w.clock}
+	w.engine = memory.New(memory.Options{Now: w.clock.Now})
+	w.driver = w.engine
+	if choose != nil {
+		w.driver = storetest.NewFaulty(w.engine, choose)
+	}
+	for _, s := range []capabilities.Signer{aggregator, second} {
+		w.fronts[s.DID().String()] = &fakeAggregator{T: t, signer: s, receipts: map[cid.Cid]cid.Cid{}}
+	}
+	w.brokers = []*fakeBroker{{name: "one", offers: map[piece.Link]dealer.Offer{}}, {name: "two", offers: map[piece.Link]dealer.Offer{}}}
+	w.deps = dealer.Deps{
+		Signer: self, Store: w.driver, Keys: keys{}, Tracker: capabilities.Peer{DID: tracker.DID(), Conn: w.tracker},
+		Aggregators: func(did string) bool { return w.fronts[did] != nil },
+		Conn: func(did string) (capabilities.Conn, bool) {
+			front, ok := w.fronts[did]
+			return front, ok
+		},
+		Brokers: []dealer.Broker{w.brokers[0], w.brokers[1]}, DealSizes: []uint64{mib, 128 * mib},
+		Now: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+	}
+	if adjust != nil {
+		adjust(&w.deps)
+	}
+	s, err := dealer.New(w.deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.service = s
+	w.untilDone(func() error { return s.Start(t.Context()) })
+	return w
+}
+
+// untilDone repeats what an injected fault made fail.
+func (w *world) untilDone(do func() error) {
+	w.Helper()
+	for range 5 {
+		err := do()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, storetest.ErrInjected) {
+			w.Fatal(err)
+		}
+	}
+	w.Fatal("failed five times")
+}
+
+// invoke executes a task with the blocks that come with it, as the runtime does.
+func (w *world) invoke(task capabilities.Task, attach ...capabilities.Block) (r *capabilities.Receipt, err error) {
+	w.Helper()
+	m := new(capabilities.Message)
+	m.AddInvocation(task.UCAN, append(attach, task.Proofs...)...)
+	if m, err = wire.DecodeMessage(m.Encode(), wire.Limits{}); err != nil {
+		w.Fatal(err)
+	}
+	task = capabilities.TaskOf(m, m.Invocations()[0])
+	for range 5 {
+		r, err = w.service.Methods()[task.Can()](w.Context(), capabilities.Invocation{Task: task, Message: m})
+		if !errors.Is(err, storetest.ErrInjected) {
+			break
+		}
+	}
+	return r, err
+}
+
+func offerTask(by capabilities.Signer, agg piece.Link, list cid.Cid, nonce string) capabilities.Task {
+	task, err := capabilities.Invoke(by, self.DID(), self.DID().String(),
+		&aggregatecap.Offer{Aggregate: agg, Pieces: list}, capabilities.Terms{Nonce: nonce})
+	if err != nil {
+		panic(err)
+	}
+	return task
+}
+
+// offer offers an aggregate that has to be taken, and returns the task aggregate/accept.
+func (w *world) offer(by capabilities.Signer, agg piece.Link, pieces []piece.Link, nonce string) (task capabilities.Task, accept cid.Cid) {
+	w.Helper()
+	list := aggregatecap.Pieces(pieces)
+	task = offerTask(by, agg, list.CID, nonce)
+	r, err := w.invoke(task, list)
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, keys{}); err != nil {
+		w.Fatal(err)
+	}
+	var ok aggregatecap.OfferOK
+	if err := capabilities.ReadResult(r.Out, &ok); err != nil {
+		w.Fatal(err)
+	}
+	if ok.Aggregate != agg || !r.Join.Defined() || len(r.Fork) != 0 {
+		w.Fatalf("receipt of %s joins %s, forks %v", ok.Aggregate, r.Join, r.Fork)
+	}
+	return task, r.Join
+}
+
+// accepted returns what the receipt of aggregate/accept states, nil if there is none.
+func (w *world) accepted(accept cid.Cid) *aggregatecap.AcceptOK {
+	w.Helper()
+	var m *capabilities.Message
+	w.untilDone(func() (err error) {
+		m, err = w.service.Receipt(w.Context(), accept)
+		if errors.Is(err, store.ErrNotFound) {
+			err = nil
+		}
+		return err
+	})
+	if m == nil {
+		return nil
+	}
+	task, ok := capabilities.FindTask(m, accept)
+	if !ok {
+		w.Fatal("the conclusion lacks its task")
+	}
+	if err := capabilities.VerifyReceipt(w.Context(), m.Receipt(accept), task.UCAN, keys{}); err != nil {
+		w.Fatal(err)
+	}
+	var result aggregatecap.AcceptOK
+	if err := capabilities.ReadResult(m.Receipt(accept).Out, &result); err != nil {
+		w.Fatal(err)
+	}
+	return &result
+}
+
+// state returns the status of an aggregate that was offered once.
+func (w *world) state(agg piece.Link) capabilities.AggregateStatus {
+	w.Helper()
+	s, err := w.service.Status(w.Context(), agg.CID())
+	if err != nil {
+		w.Fatal(err)
+	}
+	if len(s.Aggregates) != 1 {
+		w.Fatalf("%d aggregates, want one", len(s.Aggregates))
+	}
+	return s.Aggregates[0]
+}
+
+// run handles messages for some time, moving the clock from one to the next.
+func (w *world) run(d time.Duration) {
+	w.Helper()
+	end := w.clock.Now().Add(d)
+	for {
+		for w.step() {
+		}
+		next, ok := w.engine.NextEvent()
+		if !ok || next.After(end) {
+			w.clock.Advance(end.Sub(w.clock.Now()))
+			return
+		}
+		w.clock.Advance(next.Sub(w.clock.Now()))
+	}
+}
+
+// step handles one message of each queue and reports whether there was any.
+func (w *world) step() (worked bool) {
+	w.Helper()
+	handlers := w.service.Handlers()
+	for _, queue := range w.engine.Receivable() {
+		c, err := store.NewConsumer(store.ConsumerOptions{
+			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
+			Handle: func(ctx context.Context, d store.Delivery) error {
+				w.handled = append(w.handled, d)
+				return handlers[queue](ctx, d)
+			},
+		})
+		if err != nil {
+			w.Fatal(err)
+		}
+		did, err := c.Step(w.Context())
+		if err != nil && !errors.Is(err, storetest.ErrInjected) {
+			w.Fatal(err)
+		}
+		worked = worked || did || err != nil
+	}
+	return worked
+}
+
+// replay delivers every message of the past once more, the latest first.
+func (w *world) replay() {
+	w.Helper()
+	handlers := w.service.Handlers()
+	past := w.handled
+	for i := len(past) - 1; i >= 0; i-- {
+		if err := handlers[past[i].Queue](w.Context(), past[i]); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// rows returns all rows that match, by key.
+func (w *world) rows(match func(store.Key) bool) map[string]string {
+	w.Helper()
+	rows := map[string]string{}
+	for cursor := ""; ; {
+		page, err := w.engine.Walk(w.Context(), cursor, 0)
+		if err != nil {
+			w.Fatal(err)
+		}
+		for _, r := range page.Rows {
+			if match(r.Key) {
+				rows[r.Key.String()] = string(r.Value)
+			}
+		}
+		if cursor = page.Next; cursor == "" {
+			return rows
+		}
+	}
+}
+
+func active(ids ...uint64) deal.Deals {
+	d := deal.Deals{}
+	for _, id := range ids {
+		d[id] = deal.Deal{Provider: fmt.Sprintf("f0%d", id), Status: deal.StatusActive}
+	}
+	return d
+}
