@@ -419,6 +419,45 @@ func TestReplayChangesNothing(t *testing.T) {
 	}
 }
 
+// TestTwoPollsAtOnce: two replicas handle one message at the same moment. One timer goes on, not two.
+func TestTwoPollsAtOnce(t *testing.T) {
+	w := newWorld(t, nil)
+	polls, err := w.engine.Receive(t.Context(), "poll", 1, time.Second)
+	if err != nil || len(polls) != 1 {
+		t.Fatalf("%d polls, %v", len(polls), err)
+	}
+	other := w.service
+	w.deps.Source = &hooked{w.chain, func() {
+		if err := other.Handlers()["poll"](t.Context(), polls[0]); err != nil {
+			t.Error(err)
+		}
+	}}
+	s, err := dealtracker.New(w.deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Handlers()["poll"](t.Context(), polls[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.engine.Ack(t.Context(), polls[0]); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.engine.Waiting()["poll"]; got != 1 {
+		t.Errorf("%d polls are under way", got)
+	}
+}
+
+// hooked runs a hook before it tells the head.
+type hooked struct {
+	*fakeChain
+	hook func()
+}
+
+func (h *hooked) Head(ctx context.Context) (dealtracker.Head, error) {
+	h.hook()
+	return h.fakeChain.Head(ctx)
+}
+
 func TestFaultsOfTheStore(t *testing.T) {
 	smooth := newWorld(t, nil)
 	smooth.story()
