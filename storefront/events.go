@@ -12,6 +12,7 @@ import (
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	"github.com/storacha/w3filecoin/capabilities/assert"
 	computecap "github.com/storacha/w3filecoin/capabilities/compute"
+	"github.com/storacha/w3filecoin/capabilities/deal"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/store"
@@ -553,11 +554,15 @@ func (s *Service) aggregateConcluded(ctx context.Context, msg tasks.Arrival) err
 	if !ok || r == nil {
 		return fmt.Errorf("the record of task %s is incomplete", msg.Task)
 	}
+	var accepted aggregatecap.AcceptOK
+	provider := ""
+	if task.Can() == aggregatecap.AcceptAbility && capabilities.ReadResult(r.Out, &accepted) == nil {
+		provider = s.providerOf(ctx, accepted)
+	}
 	_, err = s.aggregates.Update(ctx, msg.Owner, func(a *store.Record[Aggregate], fx *store.Effects) error {
 		if !a.Exists() || a.Value.Dealt {
 			return store.ErrUnchanged
 		}
-		var accepted aggregatecap.AcceptOK
 		if task.Can() == aggregatecap.OfferAbility && r.Out.Error == nil {
 			if a.Value.Accept.Defined() || !r.Join.Defined() {
 				return store.ErrUnchanged
@@ -572,12 +577,35 @@ func (s *Service) aggregateConcluded(ctx context.Context, msg tasks.Arrival) err
 		case accepted.Aggregate != a.Value.Aggregate:
 			a.Value.Failure = fmt.Sprintf("the dealer reports a deal for another aggregate, %s", accepted.Aggregate)
 		default:
-			a.Value.Accept, a.Value.Deal, a.Value.Dealt, a.Value.Failure = msg.Task, accepted.DealMetadata, true, ""
+			a.Value.Accept, a.Value.Deal, a.Value.Provider, a.Value.Dealt, a.Value.Failure = msg.Task, accepted.DealMetadata, provider, true, ""
 		}
 		dealtQueue.Send(fx, walkMessage{Key: a.Key})
 		return nil
 	})
 	return err
+}
+
+// providerOf asks the deal tracker who the provider of a deal is: no receipt of the chain names it, but filecoin/info does. Nothing depends on the
+// answer, so a tracker that has none is not asked again.
+func (s *Service) providerOf(ctx context.Context, accepted aggregatecap.AcceptOK) string {
+	if s.Tracker.Conn == nil {
+		return ""
+	}
+	ask, err := capabilities.Invoke(s.Signer, s.Tracker.DID, s.Signer.DID().String(), &deal.Info{Piece: accepted.Aggregate},
+		capabilities.Terms{Expiration: s.Now().Add(time.Minute)})
+	if err != nil {
+		return ""
+	}
+	r, _, err := s.ledger.Execute(ctx, s.Tracker.Conn, ask)
+	if err != nil {
+		s.Log.Warn("asking the deal tracker for a provider", "aggregate", accepted.Aggregate, "err", err)
+		return ""
+	}
+	var ok deal.InfoOK
+	if capabilities.ReadResult(r.Out, &ok) != nil {
+		return ""
+	}
+	return ok.Deals[accepted.DealID].Provider
 }
 
 // walkPage is how many pieces of an aggregate one message of a walk concludes; their receipts share a pack.

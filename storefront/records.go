@@ -127,6 +127,7 @@ type Aggregate struct {
 	Offer     cid.Cid                   `cbor:"o"`           // task aggregate/offer
 	Accept    cid.Cid                   `cbor:"c,omitzero"`  // task aggregate/accept
 	Deal      capabilities.DealMetadata `cbor:"d"`           // once Dealt
+	Provider  string                    `cbor:"p,omitzero"`  // of that deal, if the deal tracker said so
 	Dealt     bool                      `cbor:"ok,omitzero"` // aggregate/accept succeeded
 	Failure   string                    `cbor:"f,omitzero"`  // aggregate/accept failed
 	Tries     int                       `cbor:"n,omitzero"`  // pulls

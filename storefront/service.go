@@ -53,7 +53,7 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
-// Deps is what a storefront is made of. Every field is required but Timing and Policy.
+// Deps is what a storefront is made of. Every field is required but Tracker, Timing and Policy.
 type Deps struct {
 	Signer capabilities.Signer
 	Store  store.Driver
@@ -62,11 +62,13 @@ type Deps struct {
 	Group      string
 	Aggregator capabilities.Peer
 	Compute    capabilities.Peer
-	Custody    Custody
-	Policy     Policy
-	Timing     Timing
-	Now        func() time.Time
-	Log        *slog.Logger
+	// Tracker is asked who the provider of a deal is, for filecoin/info. Without one (no connection) it stays unnamed.
+	Tracker capabilities.Peer
+	Custody Custody
+	Policy  Policy
+	Timing  Timing
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 // Service is the storefront role.
@@ -277,22 +279,19 @@ func (s *Service) info(ctx context.Context, inv capabilities.Invocation) (*capab
 			return nil, err
 		}
 		live = true
-		provider, err := s.providerOf(ctx, p)
+		agg, err := s.aggregates.Get(ctx, p.Aggregate)
 		if err != nil {
 			return nil, err
 		}
 		ok.Aggregates = append(ok.Aggregates, filecoin.InfoAggregate{Aggregate: accepted.Aggregate, Inclusion: accepted.Inclusion})
-		ok.Deals = append(ok.Deals, filecoin.InfoDeal{Aggregate: accepted.Aggregate, Provider: provider, Aux: accepted.Aux})
+		ok.Deals = append(ok.Deals,
+			filecoin.InfoDeal{Aggregate: accepted.Aggregate, Provider: agg.Value.Provider, Aux: accepted.Aux})
 	}
 	if !live {
 		return nil, failed
 	}
 	return capabilities.Issue(s.Signer, inv.Link(), &ok, capabilities.Effects{})
 }
-
-// providerOf: the published protocol names the provider in filecoin/info, but no receipt of the chain does; it is empty until
-// the storefront asks a deal tracker.
-func (s *Service) providerOf(context.Context, *Piece) (string, error) { return "", nil }
 
 func (s *Service) piecesOf(ctx context.Context, p piece.Link) ([]store.Record[Piece], error) {
 	var rows []store.Record[Piece]

@@ -256,12 +256,18 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	var tracker capabilities.Peer
+	if n.cfg.runs(dealtrackerRole) || cfg.DealTracker.URL != "" {
+		if tracker, err = n.peer(dealtrackerRole, storefrontRole, "", cfg.DealTracker); err != nil {
+			return nil, nil, nil, err
+		}
+	}
 	policy := storefront.Policy{MaxPiece: uint64(cfg.MaxPiece), InfoToOfferersOnly: cfg.InfoToOfferersOnly}
 	if len(cfg.Allow) > 0 && !cfg.Open {
 		policy.MayOffer = func(with string) bool { return slices.Contains(cfg.Allow, with) }
 	}
 	s, err := storefront.New(storefront.Deps{
-		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: provider,
+		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: provider, Tracker: tracker,
 		Custody: custody, Policy: policy, Now: time.Now, Log: log,
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
@@ -508,8 +514,9 @@ func (n *node) run(ctx context.Context) error {
 		})
 	}
 	serve := func(what string, l net.Listener, h http.Handler) {
+		fresh := new(freshConns)
 		srv := &http.Server{
-			Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+			Handler: h, ConnState: fresh.track, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 			ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 		}
 		start(what, func() error {
@@ -523,6 +530,7 @@ func (n *node) run(ctx context.Context) error {
 			// Requests under way may end; their clients repeat what was cut off.
 			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
+			fresh.close()
 			if err := srv.Shutdown(grace); err != nil {
 				err = errors.Join(err, srv.Close())
 				n.log.Warn("closing connections", "server", what, "err", err)
@@ -548,6 +556,34 @@ func (n *node) run(ctx context.Context) error {
 	}
 	group.Wait()
 	return first
+}
+
+// freshConns are connections that no request has come over yet. Clients open some in advance, and a server that shuts down would
+// wait five seconds for each.
+type freshConns struct {
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+func (f *freshConns) track(c net.Conn, s http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s != http.StateNew {
+		delete(f.conns, c)
+		return
+	}
+	if f.conns == nil {
+		f.conns = map[net.Conn]struct{}{}
+	}
+	f.conns[c] = struct{}{}
+}
+
+func (f *freshConns) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range f.conns {
+		_ = c.Close()
+	}
 }
 
 // buildChain opens the simulated chain.

@@ -99,6 +99,8 @@ type StorefrontConfig struct {
 	Pull          Duration  `toml:"pull"` // when receipts that were not pushed are pulled; 30m
 	Aggregator    Neighbour `toml:"aggregator"`
 	Compute       Neighbour `toml:"compute"`
+	// DealTracker names the provider of a deal in filecoin/info; optional, and without a proof.
+	DealTracker Neighbour `toml:"dealtracker"`
 }
 
 // AggregatorConfig configures the aggregator.

@@ -68,6 +68,7 @@ type demo struct {
 	// aggregator is where fillers are asked for.
 	aggregator *offerer
 	fillers    int
+	filled     time.Time
 }
 
 // demoConfig is a pipeline in a hurry, on ports of the machine's choice.
@@ -89,7 +90,7 @@ func demoConfig(data, token string) Config {
 	c.Storefront.Pull = Duration(5 * time.Second)
 	c.Storefront.ContentRetry = Duration(100 * time.Millisecond)
 	c.Storefront.UploadToken = token
-	c.Dealer.Poll = Duration(200 * time.Millisecond)
+	c.Dealer.Poll = Duration(50 * time.Millisecond)
 	c.DealTracker.Poll = Duration(100 * time.Millisecond)
 	c.DealTracker.Confidence = "finalized"
 	return c
@@ -224,6 +225,9 @@ func (d *demo) say(format string, args ...any) {
 
 // fill offers made-up pieces if the file's piece is overdue and waits for more volume.
 func (d *demo) fill(ctx context.Context, of offered) error {
+	if time.Since(d.filled) < 3*time.Second {
+		return nil // what was offered is on its way
+	}
 	var s capabilities.Status
 	if err := d.aggregator.getJSON(ctx, "/status/"+of.Piece.String(), &s); err != nil {
 		if errors.Is(err, capabilities.ErrNoReceipt) {
@@ -253,6 +257,7 @@ func (d *demo) fill(ctx context.Context, of offered) error {
 				return err
 			}
 			d.fillers++
+			d.filled = time.Now()
 			d.say("filler: piece %s, because the smallest aggregate needs more", trimmed(link.String()))
 			missing -= min(missing, link.PaddedSize())
 		}

@@ -39,7 +39,7 @@ func TestOfferToDeal(t *testing.T) {
 	}
 	info, err := client.Info(context.Background(), n.Conn("storefront"), Agent(), n.Roles["storefront"].Signer.DID(), Agent().DID().String(),
 		offers[0].Piece, capabilities.Terms{}, n.keys())
-	if err != nil || len(info.Aggregates) != 1 || len(info.Deals) != 1 || info.Deals[0].Aux.DealID != 1000 {
+	if err != nil || len(info.Aggregates) != 1 || len(info.Deals) != 1 || info.Deals[0].Aux.DealID != 1000 || info.Deals[0].Provider != "f01000" {
 		t.Errorf("filecoin/info: %+v, %v", info, err)
 	}
 }
