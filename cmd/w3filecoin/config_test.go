@@ -1,0 +1,168 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestReadConfig(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "w3filecoin.toml")
+	if err := os.WriteFile(file, []byte(`
+data = "state"
+[storefront]
+listen = "127.0.0.1:9001"
+allow = ["did:key:z6Mkon3Necd6NkkyfoGoHxid2znGc59LU3K7mubaRcFbLfLX"]
+max_piece = "2GiB"
+[aggregator]
+sizes = ["4MiB", "4GiB"]
+budget = "90m"
+[[aggregator.storefronts]]
+did = "did:key:z6Mkon3Necd6NkkyfoGoHxid2znGc59LU3K7mubaRcFbLfLX"
+lane = "trial"
+[dealtracker]
+rpc = "http://127.0.0.1:1234"
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readConfig(file, []string{"W3FILECOIN_STOREFRONT_LISTEN=127.0.0.1:9100", "W3FILECOIN_DEALTRACKER_CLIENTS=f01, f02", "PATH=x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.validate(); err != nil {
+		t.Fatal(err)
+	}
+	switch {
+	case c.Data != filepath.Join(dir, "state"):
+		t.Errorf("data is %s: paths are meant from where the file is", c.Data)
+	case c.Storefront.Listen != "127.0.0.1:9100":
+		t.Errorf("the environment does not beat the file: %s", c.Storefront.Listen)
+	case c.Storefront.MaxPiece != 2<<30, len(c.Aggregator.Sizes) != 2, c.Aggregator.Sizes[0] != 4<<20:
+		t.Errorf("sizes: %d, %d", c.Storefront.MaxPiece, c.Aggregator.Sizes)
+	case time.Duration(c.Aggregator.Budget) != 90*time.Minute, c.Aggregator.Storefronts[0].Lane != "trial":
+		t.Errorf("aggregator: %+v", c.Aggregator)
+	case strings.Join(c.DealTracker.Clients, "+") != "f01+f02":
+		t.Errorf("clients: %q", c.DealTracker.Clients)
+	case c.Dealer.Listen != "127.0.0.1:8003":
+		t.Errorf("dealer listens on %s", c.Dealer.Listen)
+	}
+}
+
+// TestConfigSaysWhatToDo: everything that is wrong is said at once, by the name of the setting.
+func TestConfigSaysWhatToDo(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(c *Config)
+		want   []string
+	}{
+		{"no chain", func(*Config) {}, []string{"dealtracker.rpc", "--devnet"}},
+		{"public without an allow-list", func(c *Config) { c.Storefront.Listen = "0.0.0.0:8001" }, []string{"storefront.allow"}},
+		{"unknown role", func(c *Config) { c.Roles = []string{"miner"} }, []string{`no role "miner"`}},
+		{"neighbours missing", func(c *Config) { c.Roles = []string{storefrontRole} }, []string{"storefront.aggregator", "storefront.compute", "did and url"}},
+		{"proof missing", func(c *Config) {
+			c.Roles = []string{aggregatorRole}
+			c.Aggregator.Dealer = Neighbour{DID: "did:web:dealer.example", URL: "https://dealer.example"}
+		}, []string{"aggregator.dealer.proof", "delegate"}},
+		{"several", func(c *Config) {
+			c.Aggregator.Sizes = []Size{3}
+			c.Storefront.UploadToken = "short"
+			c.Storefront.MaxPiece = 100
+			c.Dealer.Listen = "nowhere"
+			c.Keys = map[string]string{"web": "key"}
+			c.Storefront.Allow = []string{"somebody"}
+			c.DealTracker.Confidence = "hope"
+		}, []string{"aggregator.sizes", "upload_token", "max_piece", "dealer.listen", `"web" is not a DID`, `"somebody"`, "confidence"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := defaultConfig()
+			tt.change(&c)
+			err := c.validate()
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if code, hint := exitCode(t.Context(), err); code != exitUsage || hint == "" {
+				t.Errorf("exit code %d, hint %q", code, hint)
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%q is not said in:\n%v", w, err)
+				}
+			}
+		})
+	}
+}
+
+func TestConfigRefusesUnknownSettings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(file, []byte("[storefront]\nlisten_on = \"x\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readConfig(file, nil); err == nil || !strings.Contains(err.Error(), "listen_on") {
+		t.Errorf("in the file: %v", err)
+	}
+	if _, err := readConfig("", []string{"W3FILECOIN_STOREFRONT_LISTEN_ON=x"}); err == nil || !strings.Contains(err.Error(), "LISTEN_ON") {
+		t.Errorf("in the environment: %v", err)
+	}
+	if _, err := readConfig("", []string{"W3FILECOIN_AGGREGATOR_STOREFRONTS=x"}); err == nil {
+		t.Error("a setting with parts was read from the environment")
+	}
+	c := defaultConfig()
+	for _, s := range [][2]string{{"storefront_max_piece", "x"}, {"aggregator_budget", "-1h"}, {"devnet_enabled", "perhaps"}, {"dealer_replicas", "many"}} {
+		if err := c.set(s[0], s[1]); err == nil {
+			t.Errorf("%s = %s was accepted", s[0], s[1])
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for text, want := range map[string]Size{"4MiB": 4 << 20, "32GiB": 32 << 30, "1TiB": 1 << 40, "127": 127, "1 KiB": 1024} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
+			t.Errorf("%s is %d, %v", text, s, err)
+		}
+	}
+	for _, text := range []string{"", "GiB", "-1", "4MB", "99999999999GiB", "0MiB"} {
+		var s Size
+		if err := s.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is a size of %d", text, s)
+		}
+	}
+}
+
+// TestKeysAreKept: a role has the same DID at its second start, and its key is readable by its owner only.
+func TestKeysAreKept(t *testing.T) {
+	c := defaultConfig()
+	c.Data = t.TempDir()
+	c.Devnet.Enabled = true
+	for _, role := range allRoles {
+		c.identity(role).Listen = "127.0.0.1:0"
+	}
+	c.Devnet.Listen = "127.0.0.1:0"
+	var dids [2]string
+	for i := range dids {
+		n, err := build(c, newApp(nil, nil, os.Stderr).logger(12))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dids[i] = n.signers[storefrontRole].DID().String()
+		if i == 0 {
+			// Nobody else may use the directory meanwhile.
+			if _, err := build(c, newApp(nil, nil, os.Stderr).logger(12)); err == nil {
+				t.Error("two processes share a data directory")
+			}
+		}
+		if err := n.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if dids[0] != dids[1] {
+		t.Errorf("the storefront was %s, now it is %s", dids[0], dids[1])
+	}
+	info, err := os.Stat(filepath.Join(c.Data, "storefront.pem"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key is %v, %v", info.Mode(), err)
+	}
+}
