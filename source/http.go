@@ -182,7 +182,7 @@ func (h *HTTP) Fetch(ctx context.Context, url string) (body io.ReadCloser, lengt
 		timeout()
 		<-h.slots
 	}
-	resp, err := h.follow(ctx, u)
+	resp, err := h.follow(ctx, u) //nolint:bodyclose // closing what Fetch returns closes it
 	if err != nil {
 		b.release()
 		return nil, 0, err

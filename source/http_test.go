@@ -50,7 +50,7 @@ func fetch(t testing.TB, h *HTTP, url string) (b []byte, length int64, err error
 	body, length, err := h.Fetch(t.Context(), url)
 	if err == nil {
 		b, err = io.ReadAll(body)
-		if _, again := body.Read(make([]byte, 1)); err != nil && again != err {
+		if _, again := body.Read(make([]byte, 1)); err != nil && !errors.Is(again, err) {
 			t.Errorf("the body failed with %v, then with %v", err, again)
 		}
 		body.Close()

@@ -264,7 +264,7 @@ func (b *uploadBody) Read(p []byte) (int, error) {
 	if slow := b.pace.add(n, b.now().Sub(start)); err == nil {
 		err = slow
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		b.err = err
 	}
 	return n, err
