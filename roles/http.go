@@ -217,7 +217,7 @@ func (h *HTTP) banner(w http.ResponseWriter, _ *http.Request) {
 POST /                      invocations (%s)
 GET  /receipt/{task CID}    a receipt, as CAR or (Accept: application/json) as JSON
 GET  /status/{CID}          where a piece, content or aggregate stands
-GET  /version  /healthz  /readyz  /.well-known/did.json
+GET  /version  /healthz  /readyz  /metrics  /.well-known/did.json
 `, h.Version.Name, h.Version.Version, h.Version.DID, client.ContentType)
 }
 

@@ -53,6 +53,7 @@ type node struct {
 	// decoding bounds the request bodies of all roles together.
 	decoding *semaphore.Weighted
 	devnet   *simulated
+	metrics  *roles.Metrics
 	closers  []func() error
 }
 
@@ -82,7 +83,7 @@ func build(cfg Config, log *slog.Logger) (n *node, err error) {
 		return nil, usage("choose a directory that you may write to", "creating the data directory: %v", err)
 	}
 	n = &node{cfg: cfg, log: log, signers: map[string]capabilities.Signer{}, roles: map[string]*role{},
-		decoding: semaphore.NewWeighted(roles.DecodingBudget)}
+		decoding: semaphore.NewWeighted(roles.DecodingBudget), metrics: roles.NewMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -172,11 +173,15 @@ func (n *node) close() (err error) {
 
 // buildRole opens the role's engine and puts server, workers and HTTP interface around its service.
 func (n *node) buildRole(r *role) error {
-	engine, err := sqlite.Open(filepath.Join(n.cfg.Data, r.name), sqlite.Options{Now: time.Now})
+	engine, err := sqlite.Open(filepath.Join(n.cfg.Data, r.name), sqlite.Options{
+		Now: time.Now, OnBatch: func(b sqlite.Batch) { n.metrics.Batch(r.name, b.Changes, b.Took) }})
 	if err != nil {
 		return err
 	}
 	n.closers = append(n.closers, engine.Close)
+	n.metrics.Gauge("w3filecoin_store_wal_bytes", "Size of the database's write-ahead log.", r.name,
+		func() float64 { return float64(engine.Stats().WALBytes) })
+	n.metrics.Gauge("w3filecoin_store_bytes", "Size of the database.", r.name, func() float64 { return float64(engine.Stats().DBBytes) })
 	changes := new(roles.Changes)
 	waker := store.NewWaker(changes.Watch(engine))
 
@@ -187,15 +192,21 @@ func (n *node) buildRole(r *role) error {
 		return err
 	}
 	log := n.log.With("role", r.name)
+	methods := service.Methods()
 	r.server = roles.NewServer(roles.Server{
 		Name: r.name, Signer: signer, Service: service, Changes: changes, Patience: 20 * time.Second, After: time.After, Log: log,
 		Authority: &roles.Authority{Self: signer.DID(), Keys: n.keys, Now: time.Now, Revoked: revocations.Revoked},
 		Extra:     map[string]capabilities.Method{ucan.RevokeAbility: revocations.Method(signer)},
+		Observe:   n.metrics.Execution(func(ability string) bool { return methods[ability] != nil || ability == ucan.RevokeAbility }),
 	})
 	r.workers = &roles.Workers{
 		Role: r.name, Driver: waker, Handlers: service.Handlers(), Width: 8, Widths: widths,
-		Now: time.Now, Rand: mathrand.Float64, After: time.After, Idle: n.idle(), Log: log,
+		Now: time.Now, Rand: mathrand.Float64, After: time.After, Idle: n.idle(), Log: log, Observe: n.metrics.Message(time.Now),
 	}
+	if routes == nil {
+		routes = map[string]http.Handler{}
+	}
+	routes["GET /metrics"] = n.metrics.Handler()
 	version := buildVersion()
 	h := &roles.HTTP{
 		Server: r.server, MaxBody: roles.MaxBody(r.name), Decoding: n.decoding, Revocations: revocations, Routes: routes,

@@ -1,0 +1,93 @@
+package roles
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/storacha/w3filecoin/store"
+)
+
+// Metrics are the measurements of a process, served at GET /metrics of each of its roles. Units are in the names.
+type Metrics struct {
+	registry    *prometheus.Registry
+	invocations *prometheus.CounterVec
+	invocation  *prometheus.HistogramVec
+	messages    *prometheus.CounterVec
+	message     *prometheus.HistogramVec
+	age         *prometheus.HistogramVec
+	commits     *prometheus.CounterVec
+	commit      *prometheus.HistogramVec
+}
+
+// NewMetrics returns metrics that have measured nothing yet.
+func NewMetrics() *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		invocations: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_invocations_total",
+			Help: "Invocations executed, by how they ended: ok, the name of a failure, unavailable, or fault."}, []string{"role", "ability", "outcome"}),
+		invocation: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "w3filecoin_invocation_seconds",
+			Help: "Time to execute an invocation, its commit included.", Buckets: prometheus.ExponentialBuckets(0.0001, 3, 12)}, []string{"role", "ability"}),
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_messages_total",
+			Help: "Deliveries of queue messages, by how they ended: done, retried, dead (a dead letter now), or lost (lease ended)."},
+			[]string{"role", "queue", "result"}),
+		message: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "w3filecoin_message_seconds",
+			Help: "Time to handle a queue message.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 12)}, []string{"role", "queue"}),
+		age: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "w3filecoin_message_age_seconds",
+			Help: "Age of a queue message when it was handled, since it was to be delivered.", Buckets: prometheus.ExponentialBuckets(0.001, 5, 11)},
+			[]string{"role", "queue"}),
+		commits: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_store_changes_total",
+			Help: "Changes written by the database; many share a transaction."}, []string{"role"}),
+		commit: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "w3filecoin_store_transaction_seconds",
+			Help: "Time of a database transaction, its fsync included.", Buckets: prometheus.ExponentialBuckets(0.0001, 3, 12)}, []string{"role"}),
+	}
+	m.registry.MustRegister(m.invocations, m.invocation, m.messages, m.message, m.age, m.commits, m.commit,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Handler serves GET /metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Execution counts an invocation; it is a [Server.Observe]. Abilities that nobody executes are counted as one.
+func (m *Metrics) Execution(known func(ability string) bool) func(Execution) {
+	return func(e Execution) {
+		ability := e.Ability
+		if !known(ability) {
+			ability = "unknown"
+		}
+		m.invocations.WithLabelValues(e.Role, ability, e.Outcome).Inc()
+		m.invocation.WithLabelValues(e.Role, ability).Observe(e.Took.Seconds())
+	}
+}
+
+// Message counts a delivery; it is a [Workers.Observe].
+func (m *Metrics) Message(now func() time.Time) func(role string, o store.Outcome) {
+	return func(role string, o store.Outcome) {
+		queue := o.Delivery.Queue
+		m.messages.WithLabelValues(role, queue, string(o.Result)).Inc()
+		m.message.WithLabelValues(role, queue).Observe(o.Took.Seconds())
+		since := o.Delivery.Enqueued
+		if o.Delivery.Due.After(since) {
+			since = o.Delivery.Due
+		}
+		m.age.WithLabelValues(role, queue).Observe(max(0, now().Add(-o.Took).Sub(since).Seconds()))
+	}
+}
+
+// Batch counts a transaction of the embedded engine.
+func (m *Metrics) Batch(role string, changes int, took time.Duration) {
+	m.commits.WithLabelValues(role).Add(float64(changes))
+	m.commit.WithLabelValues(role).Observe(took.Seconds())
+}
+
+// Gauge registers a value that is read when somebody asks.
+func (m *Metrics) Gauge(name, help, role string, read func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: name, Help: help, ConstLabels: prometheus.Labels{"role": role}}, read))
+}
