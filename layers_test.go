@@ -3,7 +3,7 @@ package w3filecoin_test
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"os/exec"
 	"sort"
 	"strings"
@@ -178,16 +178,9 @@ func TestClocks(t *testing.T) {
 		if len(out) > 0 {
 			t.Errorf("%s reads the clock itself; pass the time in:\n%s", dir, out)
 		}
-		if ee := new(exec.ExitError); err != nil && !asExit(err, &ee) {
-			t.Fatal(fmt.Errorf("searching %s: %w", dir, err))
+		// grep exits with 1 if it finds nothing.
+		if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+			t.Fatalf("searching %s: %v", dir, err)
 		}
 	}
-}
-
-func asExit(err error, target **exec.ExitError) bool {
-	ee, ok := err.(*exec.ExitError)
-	if ok {
-		*target = ee
-	}
-	return ok && ee.ExitCode() == 1
 }

@@ -287,12 +287,12 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		return nil, nil, nil, err
 	}
 	content := source.NewContentHandler(custody, source.ContentConfig{Log: log})
-	resolve, err := resolver.New(resolver.Config{Contents: s, Locator: custody})
+	resolve, err := resolver.New(resolver.Config{Contents: s, Locator: custody, Log: log})
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	routes := map[string]http.Handler{
-		"/content/": content, "GET /piece/{cid}": resolve, "GET /{cid}": resolve,
+		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve,
 	}
 	if cfg.UploadToken != "" {
 		upload, err := source.NewUploadHandler(custody, source.UploadConfig{Tokens: []string{cfg.UploadToken}, MaxBytes: maxPayload(cfg.MaxPiece), Log: log})

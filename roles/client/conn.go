@@ -46,26 +46,26 @@ func (c *Conn) Execute(ctx context.Context, m *capabilities.Message) (*capabilit
 	}
 	req.Header.Set("Content-Type", ContentType)
 	req.Header.Set("Accept", ContentType)
-	resp, body, err := c.do(req)
+	resp, err := c.do(req)
 	if err != nil {
 		return nil, err
 	}
-	switch resp.StatusCode {
+	switch resp.code {
 	case http.StatusOK:
-		reply, err := wire.DecodeMessage(body, wire.Limits{})
+		reply, err := wire.DecodeMessage(resp.body, wire.Limits{})
 		if err != nil {
 			return nil, fmt.Errorf("reading the reply of %s: %w", c.url, err)
 		}
 		return reply, nil
 	case http.StatusAccepted, http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusBadRequest:
 		return nil, &capabilities.Unavailable{
-			Accepted:   resp.StatusCode == http.StatusAccepted,
-			Overloaded: resp.StatusCode == http.StatusTooManyRequests,
-			Invalid:    resp.StatusCode == http.StatusBadRequest,
-			RetryAfter: retryAfter(resp), Reason: text(body, resp.Status),
+			Accepted:   resp.code == http.StatusAccepted,
+			Overloaded: resp.code == http.StatusTooManyRequests,
+			Invalid:    resp.code == http.StatusBadRequest,
+			RetryAfter: resp.retryAfter, Reason: text(resp.body, resp.status),
 		}
 	default:
-		return nil, fmt.Errorf("%s answered %s: %s", c.url, resp.Status, text(body, ""))
+		return nil, fmt.Errorf("%s answered %s: %s", c.url, resp.status, text(resp.body, ""))
 	}
 }
 
@@ -76,13 +76,13 @@ func (c *Conn) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message
 		return nil, err
 	}
 	req.Header.Set("Accept", ContentType)
-	resp, body, err := c.do(req)
+	resp, err := c.do(req)
 	if err != nil {
 		return nil, err
 	}
-	switch resp.StatusCode {
+	switch resp.code {
 	case http.StatusOK:
-		m, err := wire.DecodeMessage(body, wire.Limits{})
+		m, err := wire.DecodeMessage(resp.body, wire.Limits{})
 		if err != nil {
 			return nil, fmt.Errorf("reading the receipt of %s from %s: %w", task, c.url, err)
 		}
@@ -90,14 +90,22 @@ func (c *Conn) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message
 	case http.StatusNotFound:
 		return nil, capabilities.ErrNoReceipt
 	default:
-		return nil, fmt.Errorf("%s answered %s: %s", c.url, resp.Status, text(body, ""))
+		return nil, fmt.Errorf("%s answered %s: %s", c.url, resp.status, text(resp.body, ""))
 	}
 }
 
-func (c *Conn) do(req *http.Request) (*http.Response, []byte, error) {
+// answer is a response that has been read.
+type answer struct {
+	code       int
+	status     string
+	retryAfter time.Duration
+	body       []byte
+}
+
+func (c *Conn) do(req *http.Request) (answer, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, nil, fmt.Errorf("calling %s: %w", c.url, err)
+		return answer{}, fmt.Errorf("calling %s: %w", c.url, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
@@ -105,17 +113,13 @@ func (c *Conn) do(req *http.Request) (*http.Response, []byte, error) {
 		err = errors.New("reply is too large")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading the reply of %s: %w", c.url, err)
+		return answer{}, fmt.Errorf("reading the reply of %s: %w", c.url, err)
 	}
-	return resp, body, nil
-}
-
-func retryAfter(resp *http.Response) time.Duration {
-	s, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-	if err != nil || s < 0 {
-		return 0
+	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil || seconds < 0 {
+		seconds = 0
 	}
-	return time.Duration(s) * time.Second
+	return answer{resp.StatusCode, resp.Status, time.Duration(seconds) * time.Second, body}, nil
 }
 
 // text is the first line of an error body, for people.
