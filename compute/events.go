@@ -1,0 +1,222 @@
+package compute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	computecap "github.com/storacha/w3filecoin/capabilities/compute"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/tasks"
+)
+
+// QueueName is the queue of the work itself: how many of its messages are handled at a time is how many contents are fetched and hashed.
+const QueueName = "compute"
+
+// Messages. Each names a row; what to do follows from the row.
+type (
+	// computeMessage is one attempt of a job.
+	computeMessage struct {
+		Task cid.Cid `cbor:"t"`
+		Try  int     `cbor:"n"`
+	}
+	computedMessage struct {
+		Task    cid.Cid `cbor:"t"`
+		Invoker string  `cbor:"i"`
+	}
+)
+
+var (
+	computeQueue  = store.NewQueue[computeMessage](QueueName)
+	computedQueue = store.NewQueue[computedMessage]("computed")
+	deliverQueue  = store.NewQueue[tasks.Send]("deliver")
+)
+
+// Handlers returns one handler per message queue. Each is safe to repeat, and to run beside itself.
+func (s *Service) Handlers() map[string]store.Handler {
+	return map[string]store.Handler{
+		computeQueue.Name:  computeQueue.Handler(s.compute),
+		computedQueue.Name: computedQueue.Handler(s.computed),
+		deliverQueue.Name:  deliverQueue.Handler(s.courier.Deliver),
+	}
+}
+
+// compute makes one attempt of a job.
+func (s *Service) compute(ctx context.Context, msg computeMessage) error {
+	j, err := s.jobs.Get(ctx, jobKey(msg.Task))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // done
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := s.ledger.Receipt(ctx, msg.Task); !errors.Is(err, store.ErrNotFound) {
+		if err != nil {
+			return err
+		}
+		return s.remove(ctx, msg.Task)
+	}
+	if j.Value.State != Running || j.Value.Try != msg.Try {
+		return nil
+	}
+	task, err := taskOf(&j.Value, msg.Task)
+	if err != nil {
+		return err
+	}
+	// What verified bytes gave before is a fact. A nonce asks to compute it once more.
+	result, err := s.results.Get(ctx, resultKey(j.Value.Content))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	found := result.Value.Piece
+	if !result.Exists() || task.Nonce != "" {
+		content, reason := s.fetch(ctx, &j.Value)
+		if ctx.Err() != nil {
+			return ctx.Err() // asked to stop: nothing is known of the content
+		}
+		if reason != "" {
+			return s.fail(ctx, msg, reason)
+		}
+		if err := s.keep(ctx, &j.Value, msg.Task, content); err != nil {
+			return err
+		}
+		found = content.Piece
+	}
+	r, err := capabilities.Issue(s.Signer, msg.Task, &computecap.PieceCIDOK{Piece: found}, capabilities.Effects{})
+	if err != nil {
+		return err
+	}
+	var effects store.Effects
+	computedQueue.Send(&effects, computedMessage{msg.Task, j.Value.Invoker})
+	if _, err := s.ledger.Accept(ctx, task, r, capabilities.Effects{}, store.Listing{}, effects); err != nil {
+		return err
+	}
+	return s.remove(ctx, msg.Task)
+}
+
+// keep writes down what the bytes of a content gave.
+func (s *Service) keep(ctx context.Context, j *Job, task cid.Cid, content piece.Content) error {
+	rec := store.Record[Result]{Key: resultKey(j.Content), Value: Result{
+		Piece: content.Piece, Size: content.Size, Task: task, At: s.Now().UnixMilli()}}
+	created, err := s.results.Create(ctx, &rec, store.Effects{})
+	if err == nil && !created && rec.Value.Piece != content.Piece {
+		return fmt.Errorf("bytes with the hash of %s are piece %s, and were piece %s before: this machine cannot be trusted",
+			j.Content, content.Piece, rec.Value.Piece)
+	}
+	return err
+}
+
+// remove ends a job that has its receipt.
+func (s *Service) remove(ctx context.Context, task cid.Cid) error {
+	_, err := s.jobs.Update(ctx, jobKey(task), func(j *store.Record[Job], fx *store.Effects) error {
+		if !j.Exists() {
+			return store.ErrUnchanged
+		}
+		fx.Delete = true
+		return nil
+	})
+	return err
+}
+
+// fail notes that an attempt found no bytes with the content's hash.
+func (s *Service) fail(ctx context.Context, msg computeMessage, reason string) error {
+	s.Log.Info("content is not to be had", "task", msg.Task, "try", msg.Try, "reason", reason)
+	_, err := s.jobs.Update(ctx, jobKey(msg.Task), func(j *store.Record[Job], _ *store.Effects) error {
+		if !j.Exists() || j.Value.State != Running || j.Value.Try != msg.Try {
+			return store.ErrUnchanged
+		}
+		j.Value.enter(Failed, s.Now())
+		j.Value.Reason = reason
+		return nil
+	})
+	return err
+}
+
+// maxReason bounds the text of a failure, in bytes.
+const maxReason = 1 << 10
+
+// fetch tries the addresses of a job in turn until the bytes of one hash to the content. Otherwise it returns the reasons.
+func (s *Service) fetch(ctx context.Context, j *Job) (content piece.Content, reason string) {
+	var reasons []string
+	for i, l := range j.Locations {
+		content, err := s.fetchFrom(ctx, l, j.Content)
+		if err == nil {
+			return content, ""
+		}
+		reasons = append(reasons, fmt.Sprintf("address %d%s: %v", i+1, host(l.URL), err))
+	}
+	reason = strings.ToValidUTF8(strings.Join(reasons, "; "), "?")
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "") + " …"
+	}
+	return piece.Content{}, reason
+}
+
+// host is as much of an address as strangers may see: the rest may be signed, and open to whoever has it.
+func host(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return " (" + u.Host + ")"
+}
+
+// fetchFrom reads one address, once, and computes hash and piece of the same bytes.
+func (s *Service) fetchFrom(ctx context.Context, l Location, content cid.Cid) (found piece.Content, err error) {
+	body, length, err := s.Fetcher.Fetch(ctx, l.URL)
+	if err != nil {
+		return found, err
+	}
+	defer body.Close()
+	want := int64(-1) // bytes of content, if known
+	if length >= 0 {
+		if uint64(length) < l.Offset || uint64(length)-l.Offset < l.Length {
+			return found, fmt.Errorf("there are %d bytes, the claim is of %d from %d on", length, l.Length, l.Offset)
+		}
+		want = length - int64(l.Offset)
+	}
+	var part io.Reader = body
+	if l.Offset > 0 {
+		if l.Offset > piece.MaxPayloadSize {
+			return found, fmt.Errorf("the claim begins at byte %d", l.Offset)
+		}
+		if _, err := io.CopyN(io.Discard, body, int64(l.Offset)); err != nil {
+			return found, fmt.Errorf("reading up to byte %d: %w", l.Offset, err)
+		}
+	}
+	if l.Length > 0 {
+		if l.Length > piece.MaxPayloadSize {
+			return found, piece.ErrTooLarge
+		}
+		want = int64(l.Length)
+		part = io.LimitReader(body, want)
+	}
+	found, err = piece.HashReader(ctx, part)
+	if err != nil {
+		return found, err
+	}
+	if want >= 0 && found.Size != want {
+		return found, fmt.Errorf("%d bytes came, not %d", found.Size, want)
+	}
+	digest, err := multihash.Decode(content.Hash())
+	if err != nil {
+		return found, err
+	}
+	if string(digest.Digest) != string(found.SHA256[:]) {
+		return found, errors.New("the bytes there are not this content")
+	}
+	return found, nil
+}
+
+// computed sends the receipt to whoever asked: they may not be waiting any more.
+func (s *Service) computed(ctx context.Context, msg computedMessage) error {
+	return s.courier.Enqueue(ctx, msg.Invoker, "computed/"+msg.Task.String(), tasks.Delivery{Tasks: []cid.Cid{msg.Task}})
+}

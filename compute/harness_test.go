@@ -1,0 +1,369 @@
+package compute_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/assert"
+	computecap "github.com/storacha/w3filecoin/capabilities/compute"
+	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/compute"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
+	"github.com/storacha/w3filecoin/wire"
+)
+
+func signer(n byte) capabilities.Signer {
+	seed := make([]byte, 32)
+	seed[0] = n
+	s, err := wire.GenerateSigner(bytes.NewReader(seed))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// keys knows did:key only.
+type keys struct{}
+
+func (keys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
+	return wire.VerifierOf(did)
+}
+
+var (
+	self       = signer(1)
+	storefront = signer(2)
+	stranger   = signer(3)
+)
+
+// content is some bytes with their CID and their piece.
+type content struct {
+	bytes []byte
+	cid   cid.Cid
+	piece piece.Link
+}
+
+func newContent(text string) content {
+	b := bytes.Repeat([]byte(text+" "), 200)
+	link, err := piece.Sum(b)
+	if err != nil {
+		panic(err)
+	}
+	return content{b, store.RawBlob(b).CID, link}
+}
+
+// page is what is at an address.
+type page struct {
+	body []byte
+	err  error // of the fetch
+	// length is stated in place of the body's, if it is not 0; -1: none is stated.
+	length int64
+	// readErr ends the reading after the body.
+	readErr error
+	// before runs before the fetch, with its context.
+	before func(context.Context)
+}
+
+type fakeFetcher struct {
+	pages   map[string]page
+	fetched []string
+	open    int
+}
+
+func (f *fakeFetcher) Fetch(ctx context.Context, url string) (io.ReadCloser, int64, error) {
+	f.fetched = append(f.fetched, url)
+	p, ok := f.pages[url]
+	if !ok {
+		return nil, 0, compute.ErrNoContent
+	}
+	if p.before != nil {
+		p.before(ctx)
+	}
+	if p.err != nil {
+		return nil, 0, p.err
+	}
+	length := int64(len(p.body))
+	if p.length != 0 {
+		length = p.length
+	}
+	var r io.Reader = bytes.NewReader(p.body)
+	if p.readErr != nil {
+		r = io.MultiReader(r, failing{p.readErr})
+	}
+	f.open++
+	return &body{r, f}, length, nil
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+type body struct {
+	io.Reader
+	f *fakeFetcher
+}
+
+func (b *body) Close() error {
+	b.f.open--
+	return nil
+}
+
+// fakeStorefront takes receipts.
+type fakeStorefront struct {
+	*testing.T
+	err      error
+	receipts map[cid.Cid]cid.Cid
+}
+
+func (f *fakeStorefront) Execute(_ context.Context, m *capabilities.Message) (*capabilities.Message, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	m, err := wire.DecodeMessage(m.Encode(), wire.Limits{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	task := capabilities.TaskOf(m, m.Invocations()[0])
+	if task.Can() != ucan.ConcludeAbility || task.Audience != storefront.DID() {
+		f.Errorf("the storefront was asked %s, for %s", task.Can(), task.Audience)
+	}
+	for _, r := range m.Receipts() {
+		ran, ok := capabilities.FindTask(m, r.Ran)
+		if !ok {
+			f.Fatalf("receipt of %s came without its invocation", r.Ran)
+		}
+		if err := capabilities.VerifyReceipt(context.Background(), r, ran.UCAN, keys{}); err != nil {
+			f.Error(err)
+		}
+		if first, ok := f.receipts[r.Ran]; ok && !first.Equals(r.Link()) {
+			f.Errorf("task %s has two receipts", r.Ran)
+		}
+		f.receipts[r.Ran] = r.Link()
+	}
+	r, err := capabilities.Issue(storefront, task.Link(), &ucan.ConcludeOK{Time: 1}, capabilities.Effects{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return capabilities.Conclusion(r, task, capabilities.Effects{}), nil
+}
+
+func (f *fakeStorefront) Receipt(context.Context, cid.Cid) (*capabilities.Message, error) {
+	return nil, capabilities.ErrNoReceipt
+}
+
+// world is a provider with everything around it, stepped by hand.
+type world struct {
+	*testing.T
+	clock   *storetest.FakeClock
+	engine  *memory.Engine
+	driver  store.Driver
+	fetcher *fakeFetcher
+	front   *fakeStorefront
+	deps    compute.Deps
+	service *compute.Service
+	handled []store.Delivery
+}
+
+func newWorld(t *testing.T, choose storetest.Chooser) *world {
+	t.Helper()
+	w := &world{T: t, clock: storetest.NewClock(), fetcher: &fakeFetcher{pages: map[string]page{}}}
+	w.engine = memory.New(memory.Options{Now: w.clock.Now})
+	w.driver = w.engine
+	if choose != nil {
+		w.driver = storetest.NewFaulty(w.engine, choose)
+	}
+	w.front = &fakeStorefront{T: t, receipts: map[cid.Cid]cid.Cid{}}
+	w.deps = compute.Deps{
+		Signer: self, Store: w.driver, Keys: keys{}, Fetcher: w.fetcher,
+		Conn:   func(did string) (capabilities.Conn, bool) { return w.front, did == storefront.DID().String() },
+		Timing: compute.Timing{Retry: 10 * time.Second, Stuck: 2 * time.Hour}, Now: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+	}
+	s, err := compute.New(w.deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.service = s
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if w.fetcher.open != 0 {
+			t.Errorf("%d bodies were left open", w.fetcher.open)
+		}
+	})
+	return w
+}
+
+func newTask(by capabilities.Signer, c cid.Cid, nonce string) capabilities.Task {
+	task, err := capabilities.Invoke(by, self.DID(), self.DID().String(), &computecap.PieceCID{Content: c}, capabilities.Terms{Nonce: nonce})
+	if err != nil {
+		panic(err)
+	}
+	return task
+}
+
+// claim is a location claim by the storefront, valid for an hour.
+func (w *world) claim(c cid.Cid, urls ...string) capabilities.Block {
+	return w.sign(storefront, storefront.DID().String(), &assert.Location{Content: assert.Content{Link: c}, Location: urls},
+		capabilities.Terms{Expiration: w.clock.Now().Add(time.Hour)})
+}
+
+func (w *world) sign(by capabilities.Signer, with string, l *assert.Location, terms capabilities.Terms) capabilities.Block {
+	w.Helper()
+	task, err := capabilities.Invoke(by, self.DID(), with, l, terms)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return task.Block()
+}
+
+// invoke executes a task with the blocks that come with it, once.
+func (w *world) invoke(task capabilities.Task, attach ...capabilities.Block) (r *capabilities.Receipt, err error) {
+	w.Helper()
+	m := new(capabilities.Message)
+	m.AddInvocation(task.UCAN, append(attach, task.Proofs...)...)
+	if m, err = wire.DecodeMessage(m.Encode(), wire.Limits{}); err != nil {
+		w.Fatal(err)
+	}
+	task = capabilities.TaskOf(m, m.Invocations()[0])
+	for range 5 {
+		r, err = w.service.Methods()[task.Can()](w.Context(), capabilities.Invocation{Task: task, Message: m})
+		if !errors.Is(err, storetest.ErrInjected) {
+			break
+		}
+	}
+	return r, err
+}
+
+// accepted checks that the answer is "under way".
+func (w *world) accepted(r *capabilities.Receipt, err error) {
+	w.Helper()
+	if u := (*capabilities.Unavailable)(nil); r != nil || !errors.As(err, &u) || !u.Accepted {
+		w.Fatalf("got %v, %v, want to hear that the work is under way", r, err)
+	}
+}
+
+// notFound checks that the answer is ContentNotFoundError, and returns its text.
+func (w *world) notFound(r *capabilities.Receipt, err error) string {
+	w.Helper()
+	f := (*capabilities.Failure)(nil)
+	if r != nil || !errors.As(err, &f) || f.Name != capabilities.ContentNotFound {
+		w.Fatalf("got %v, %v, want %s", r, err, capabilities.ContentNotFound)
+	}
+	return f.Message
+}
+
+// found checks that the answer is a piece.
+func (w *world) found(want piece.Link, task capabilities.Task, r *capabilities.Receipt, err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, keys{}); err != nil {
+		w.Fatal(err)
+	}
+	var ok computecap.PieceCIDOK
+	if err := capabilities.ReadResult(r.Out, &ok); err != nil {
+		w.Fatal(err)
+	}
+	if ok.Piece != want {
+		w.Fatalf("the piece is %s, want %s", ok.Piece, want)
+	}
+}
+
+// receipt returns the kept receipt of a task, nil if there is none.
+func (w *world) receipt(task cid.Cid) *capabilities.Receipt {
+	w.Helper()
+	m, err := w.service.Receipt(w.Context(), task)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+	return m.Receipt(task)
+}
+
+// run handles messages for some time, moving the clock from one to the next.
+func (w *world) run(d time.Duration) {
+	w.Helper()
+	end := w.clock.Now().Add(d)
+	for {
+		for w.step() {
+		}
+		next, ok := w.engine.NextEvent()
+		if !ok || next.After(end) {
+			w.clock.Advance(end.Sub(w.clock.Now()))
+			return
+		}
+		w.clock.Advance(next.Sub(w.clock.Now()))
+	}
+}
+
+// step handles one message of each queue and reports whether there was any.
+func (w *world) step() (worked bool) {
+	w.Helper()
+	handlers := w.service.Handlers()
+	for _, queue := range w.engine.Receivable() {
+		c, err := store.NewConsumer(store.ConsumerOptions{
+			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
+			Handle: func(ctx context.Context, d store.Delivery) error {
+				w.handled = append(w.handled, d)
+				return handlers[queue](ctx, d)
+			},
+		})
+		if err != nil {
+			w.Fatal(err)
+		}
+		did, err := c.Step(w.Context())
+		if err != nil && !errors.Is(err, storetest.ErrInjected) {
+			w.Fatal(err)
+		}
+		worked = worked || did || err != nil
+	}
+	return worked
+}
+
+// replay delivers every message of the past once more, the latest first.
+func (w *world) replay() {
+	w.Helper()
+	handlers := w.service.Handlers()
+	past := w.handled
+	for i := len(past) - 1; i >= 0; i-- {
+		if err := handlers[past[i].Queue](w.Context(), past[i]); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// rows returns all rows that match, by key.
+func (w *world) rows(match func(store.Key) bool) map[string]string {
+	w.Helper()
+	rows := map[string]string{}
+	for cursor := ""; ; {
+		page, err := w.engine.Walk(w.Context(), cursor, 0)
+		if err != nil {
+			w.Fatal(err)
+		}
+		for _, r := range page.Rows {
+			if match(r.Key) {
+				rows[r.Key.String()] = string(r.Value)
+			}
+		}
+		if cursor = page.Next; cursor == "" {
+			return rows
+		}
+	}
+}
+
+func all(store.Key) bool { return true }
