@@ -141,10 +141,10 @@ func decodePack(from io.Reader, visit func(Entry, []byte) error) error {
 	}
 	for n := 0; ; n++ {
 		section, err := readSection(r)
-		if err == io.EOF && n > 0 {
+		if errors.Is(err, io.EOF) && n > 0 {
 			return nil
 		}
-		if err == io.EOF || n == MaxPackEntries || r.n > MaxPack {
+		if errors.Is(err, io.EOF) || n == MaxPackEntries || r.n > MaxPack {
 			return ErrCorrupt
 		}
 		if err != nil {
@@ -169,9 +169,9 @@ func readSection(r *countingReader) ([]byte, error) {
 	before := r.n
 	size, err := binary.ReadUvarint(r)
 	switch {
-	case err == io.EOF && r.n == before:
+	case errors.Is(err, io.EOF) && r.n == before:
 		return nil, io.EOF
-	case err == io.EOF || err == io.ErrUnexpectedEOF:
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, ErrCorrupt
 	case err != nil && r.n-before < binary.MaxVarintLen64:
 		return nil, err // of the reader
@@ -180,7 +180,7 @@ func readSection(r *countingReader) ([]byte, error) {
 	}
 	// The buffer grows with what is there, not with what is promised.
 	var b bytes.Buffer
-	if n, err := io.CopyN(&b, r, int64(size)); err == io.EOF || err == nil && n != int64(size) {
+	if n, err := io.CopyN(&b, r, int64(size)); errors.Is(err, io.EOF) || err == nil && n != int64(size) {
 		return nil, ErrCorrupt
 	} else if err != nil {
 		return nil, err
