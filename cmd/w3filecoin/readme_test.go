@@ -8,6 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/storacha/w3filecoin/roles"
+	"github.com/storacha/w3filecoin/roles/client"
 )
 
 // TestReadme runs the commands of the README's consoles, in order, in a copy of nothing: what a newcomer types has to work. `go test ./...` is
@@ -88,4 +92,33 @@ func consoleCommands(t *testing.T, file string) (commands []string) {
 		}
 	}
 	return commands
+}
+
+// TestLifeOfAPiece: the receipts that the documentation tells of are the ones in the file beside it, and they verify.
+func TestLifeOfAPiece(t *testing.T) {
+	text, err := os.ReadFile("../../docs/life-of-a-piece.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved, err := os.ReadFile("../../docs/life-of-a-piece.car")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := client.DecodeChain(saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proven, err := chain.Verify(t.Context(), roles.NewKeys(roles.KeysConfig{Now: time.Now}))
+	if err != nil || proven.Failure != nil {
+		t.Fatal(proven, err)
+	}
+	named := []string{proven.Content.String(), proven.Piece.String(), proven.Aggregate.String()}
+	for _, s := range chain.Steps() {
+		named = append(named, s.Task.String(), s.Receipt.Link().String())
+	}
+	for _, c := range named {
+		if !bytes.Contains(text, []byte(c)) {
+			t.Errorf("%s is part of the chain, but the text does not name it", c)
+		}
+	}
 }
