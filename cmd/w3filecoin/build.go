@@ -45,11 +45,13 @@ import (
 
 // node is the roles of one process, wired together. It is built in one place, top to bottom, and started by run.
 type node struct {
-	cfg     Config
-	log     *slog.Logger
-	keys    *roles.Keys
-	signers map[string]capabilities.Signer
-	roles   map[string]*role
+	cfg  Config
+	log  *slog.Logger
+	keys *roles.Keys
+	// attestors are authorities whose sessions every role honours.
+	attestors []capabilities.DID
+	signers   map[string]capabilities.Signer
+	roles     map[string]*role
 	// decoding bounds the request bodies of all roles together.
 	decoding *semaphore.Weighted
 	devnet   *simulated
@@ -113,7 +115,14 @@ func build(cfg Config, log *slog.Logger) (n *node, err error) {
 			static[s.DID()] = s.KeyDID()
 		}
 	}
-	n.keys = roles.NewKeys(roles.KeysConfig{Static: static, Now: time.Now})
+	n.keys = roles.NewKeys(roles.KeysConfig{Static: static, Web: cfg.DIDWeb, Now: time.Now})
+	for _, a := range cfg.Attestors {
+		did, err := wire.ParseDID(a)
+		if err != nil {
+			return n, err
+		}
+		n.attestors = append(n.attestors, did)
+	}
 
 	// Where we are. A port of 0 is known only now, and others are told of it.
 	for _, name := range allRoles {
@@ -195,9 +204,12 @@ func (n *node) buildRole(r *role) error {
 	methods := service.Methods()
 	r.server = roles.NewServer(roles.Server{
 		Name: r.name, Signer: signer, Service: service, Changes: changes, Patience: 20 * time.Second, After: time.After, Log: log,
-		Authority: &roles.Authority{Self: signer.DID(), Keys: n.keys, Now: time.Now, Revoked: revocations.Revoked},
-		Extra:     map[string]capabilities.Method{ucan.RevokeAbility: revocations.Method(signer)},
-		Observe:   n.metrics.Execution(func(ability string) bool { return methods[ability] != nil || ability == ucan.RevokeAbility }),
+		Authority: &roles.Authority{Self: signer.DID(), Attestors: n.attestors, Keys: n.keys, Now: time.Now, Revoked: revocations.Revoked,
+			Disagreed: func(_ context.Context, u *capabilities.UCAN, why error) {
+				log.Error("two judges disagree about a chain of proofs; it is refused", "task", u.Link(), "err", why)
+			}},
+		Extra:   map[string]capabilities.Method{ucan.RevokeAbility: revocations.Method(signer)},
+		Observe: n.metrics.Execution(func(ability string) bool { return methods[ability] != nil || ability == ucan.RevokeAbility }),
 	})
 	r.workers = &roles.Workers{
 		Role: r.name, Driver: waker, Handlers: service.Handlers(), Width: 8, Widths: widths,

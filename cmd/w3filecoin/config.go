@@ -40,6 +40,10 @@ type Config struct {
 	Roles []string `toml:"roles"`
 	// Keys says which did:key stands for DIDs of other methods: "did:web:example.com" = "did:key:z6Mk…".
 	Keys map[string]string `toml:"keys"`
+	// DIDWeb are the domains whose did:web keys are looked up over HTTPS: "example.com", "*.example.com". Others are unknown.
+	DIDWeb []string `toml:"did_web"`
+	// Attestors are DIDs of authorities, besides a role itself, whose ucan/attest sessions are honoured.
+	Attestors []string `toml:"attestors"`
 
 	Storefront  StorefrontConfig  `toml:"storefront"`
 	Aggregator  AggregatorConfig  `toml:"aggregator"`
@@ -374,6 +378,11 @@ func (c *Config) validate() error {
 			if _, err := wire.ParseDID(d); err != nil {
 				bad("keys: %q is not a DID: %v", d, err)
 			}
+		}
+	}
+	for _, a := range c.Attestors {
+		if _, err := wire.ParseDID(a); err != nil {
+			bad("attestors: %q is not a DID: %v", a, err)
 		}
 	}
 	for _, role := range allRoles {
