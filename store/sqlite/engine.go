@@ -25,6 +25,22 @@ type readers struct {
 	blob, blobSize, blobList           *sql.Stmt
 }
 
+// Statements of the readers. The successor of a string in the order of bytes is the string with a zero byte, so "after" a cursor is "from
+// its successor on".
+const (
+	columns = `partition, sort, version, list, list_sort, value`
+
+	selectRow       = `SELECT version, list, list_sort, value FROM row WHERE partition = ? AND sort = ?`
+	selectPartition = `SELECT ` + columns + ` FROM row WHERE partition = ? AND sort >= ? ORDER BY sort LIMIT ?`
+	selectIndex     = `SELECT ` + columns + ` FROM row WHERE list = ? AND (list_sort, partition, sort) >= (?, ?, ?)
+		ORDER BY list_sort, partition, sort LIMIT ?`
+	selectAll        = `SELECT ` + columns + ` FROM row WHERE (partition, sort) >= (?, ?) ORDER BY partition, sort LIMIT ?`
+	selectReceivable = `SELECT 1 FROM message WHERE queue = ? AND visible <= ? LIMIT 1`
+	selectBlob       = `SELECT bytes FROM blob WHERE cid = ?`
+	selectBlobSize   = `SELECT coalesce(length(bytes), 0) FROM blob WHERE cid = ?`
+	selectBlobs      = `SELECT cid FROM blob WHERE cid > ? ORDER BY cid LIMIT ?`
+)
+
 func openReaders(path string) (_ *readers, err error) {
 	r := &readers{}
 	r.db, err = connect(path, max(4, 2*runtime.GOMAXPROCS(0)), "query_only(1)", "cache_size(-4096)")
@@ -37,22 +53,18 @@ func openReaders(path string) (_ *readers, err error) {
 		}
 	}()
 	ctx := context.Background()
-	// The successor of a string in the order of bytes is the string with a zero byte, so "after" is "from the successor on".
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		text string
 	}{
-		{&r.get, `SELECT version, list, list_sort, value FROM row WHERE partition = ? AND sort = ?`},
-		{&r.query, `SELECT partition, sort, version, list, list_sort, value FROM row
-			WHERE partition = ? AND sort >= ? ORDER BY sort LIMIT ?`},
-		{&r.scan, `SELECT partition, sort, version, list, list_sort, value FROM row
-			WHERE list = ? AND (list_sort, partition, sort) >= (?, ?, ?) ORDER BY list_sort, partition, sort LIMIT ?`},
-		{&r.walk, `SELECT partition, sort, version, list, list_sort, value FROM row
-			WHERE (partition, sort) >= (?, ?) ORDER BY partition, sort LIMIT ?`},
-		{&r.receivable, `SELECT 1 FROM message WHERE queue = ? AND visible <= ? LIMIT 1`},
-		{&r.blob, `SELECT bytes FROM blob WHERE cid = ?`},
-		{&r.blobSize, `SELECT coalesce(length(bytes), 0) FROM blob WHERE cid = ?`},
-		{&r.blobList, `SELECT cid FROM blob WHERE cid > ? ORDER BY cid LIMIT ?`},
+		{&r.get, selectRow},
+		{&r.query, selectPartition},
+		{&r.scan, selectIndex},
+		{&r.walk, selectAll},
+		{&r.receivable, selectReceivable},
+		{&r.blob, selectBlob},
+		{&r.blobSize, selectBlobSize},
+		{&r.blobList, selectBlobs},
 	} {
 		if *s.stmt, err = r.db.PrepareContext(ctx, s.text); err != nil {
 			return nil, fmt.Errorf("preparing %q: %w", s.text, err)

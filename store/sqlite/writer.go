@@ -66,6 +66,9 @@ type writer struct {
 	beginTransaction, commitTransaction, rollbackTransaction *sql.Stmt
 }
 
+// selectDue finds the messages of a queue that have been due, or out of lease, the longest.
+const selectDue = `SELECT id FROM message WHERE queue = ? AND visible <= ? ORDER BY visible LIMIT ?`
+
 func openWriter(path string, o Options) (_ *writer, err error) {
 	// The writer has no context: a statement that is interrupted takes the batch with it.
 	ctx := context.Background()
@@ -103,8 +106,7 @@ func openWriter(path string, o Options) (_ *writer, err error) {
 		{&w.deleteRow, `DELETE FROM row WHERE partition = ? AND sort = ? AND version = ?`},
 		{&w.insertMessage, `INSERT INTO message (id, queue, visible, attempt, leased, enqueued, body) VALUES (?, ?, ?, 0, 0, ?, ?)`},
 		{&w.receiveMessages, `UPDATE message SET visible = ?, attempt = attempt + 1, leased = 1
-			WHERE id IN (SELECT id FROM message WHERE queue = ? AND visible <= ? ORDER BY visible LIMIT ?)
-			RETURNING id, attempt, enqueued, body`},
+			WHERE id IN (` + selectDue + `) RETURNING id, attempt, enqueued, body`},
 		{&w.ackMessage, `DELETE FROM message WHERE id = ? AND attempt = ? AND leased = 1`},
 		{&w.extendLease, `UPDATE message SET visible = ? WHERE id = ? AND attempt = ? AND leased = 1`},
 		{&w.retryMessage, `UPDATE message SET visible = ?, leased = 0 WHERE id = ? AND attempt = ? AND leased = 1`},
@@ -204,8 +206,7 @@ func (w *writer) transaction(batch []*request) (err error) {
 		}
 	}()
 	if _, err := w.exec(w.beginTransaction); err != nil {
-		// A rollback that failed can have left one open.
-		_, _ = w.exec(w.rollbackTransaction)
+		w.rollback() // one that failed before can have left a transaction open
 		if _, err := w.exec(w.beginTransaction); err != nil {
 			return fmt.Errorf("beginning transaction: %w", err)
 		}
@@ -215,19 +216,19 @@ func (w *writer) transaction(batch []*request) (err error) {
 			continue
 		}
 		if r.result = r.change.apply(w); r.result != nil && !refused(r.result) {
-			err := r.result
-			if _, rollback := w.exec(w.rollbackTransaction); rollback != nil {
-				err = errors.Join(err, fmt.Errorf("rolling back: %w", rollback))
-			}
-			return err
+			w.rollback()
+			return r.result
 		}
 	}
 	if _, err := w.exec(w.commitTransaction); err != nil {
-		_, _ = w.exec(w.rollbackTransaction) // SQLite has rolled back already after most errors
+		w.rollback()
 		return fmt.Errorf("committing transaction: %w", err)
 	}
 	return nil
 }
+
+// rollback gives up the transaction. It fails when SQLite has done so by itself, as after most errors.
+func (w *writer) rollback() { _, _ = w.exec(w.rollbackTransaction) }
 
 // boundWAL empties the log when it has grown too long. Failing is no fault: it is tried again.
 func (w *writer) boundWAL() {
