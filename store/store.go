@@ -45,14 +45,15 @@ const (
 	MaxPage        = 1000      // rows of a page
 )
 
-// Key names a row. Rows of one partition are ordered by the bytes of Sort and can be queried together; Sort may be empty.
+// Key names a row. Rows of one partition are ordered by the bytes of Sort and can be queried together; Sort may be empty. Both are UTF-8,
+// together at most MaxKey bytes.
 type Key struct {
 	Partition string
 	Sort      string
 }
 
 // Listing places a row in a sparse index: Scan(Index) returns the rows of the index, ordered by Sort.
-// Index and Sort are free text. The zero Listing lists the row nowhere.
+// Index and Sort are free text, UTF-8, together at most MaxListing bytes. The zero Listing lists the row nowhere.
 type Listing struct {
 	Index string
 	Sort  string
@@ -84,9 +85,11 @@ type Blob struct {
 type Change struct {
 	// Row is the row to write. Row.Version is the version that was read, 0 if the row must not exist yet.
 	Row Row
-	// Delete removes the row instead of writing it; Row.Value and Row.Listing are then ignored.
+	// Delete removes the row, at the version that was read, instead of writing it; Row.Value and Row.Listing are then ignored. A
+	// row created again under the same key begins at version 1 again: whoever still holds what was read before the deletion could
+	// take the new row for the old one, so keys whose rows are deleted should not be used for something else.
 	Delete bool
-	// Messages and Blobs become durable with the row, or not at all.
+	// Messages and Blobs become durable with the row, or not at all; at most MaxMessages and MaxBlobs of them.
 	Messages []Message
 	Blobs    []Blob
 }
@@ -103,7 +106,8 @@ type Rows interface {
 	Get(ctx context.Context, key Key) (Row, error)
 
 	// Query returns rows of a partition whose Sort begins with prefix, in order of Sort, after cursor (a previous page's Next;
-	// empty to begin), at most limit (at most MaxPage). Strongly consistent.
+	// empty to begin), at most limit (at most MaxPage; 0 means that). A page may hold fewer and have a Next nevertheless, when values are
+	// large; the last page may be empty. Strongly consistent.
 	Query(ctx context.Context, partition, prefix, cursor string, limit int) (Page, error)
 
 	// Scan returns rows listed in an index, in order of Listing.Sort (then of key), after cursor. With an empty cursor it
@@ -111,7 +115,7 @@ type Rows interface {
 	// missing, or stale, for a while. Decide nothing by it alone; read the row before acting on it.
 	Scan(ctx context.Context, index, from, cursor string, limit int) (Page, error)
 
-	// Commit writes one change and returns the row's new version once all of it is durable. Commits to equal keys serialise.
+	// Commit writes one change and returns the row's new version (0 after a deletion) once all of it is durable. Commits to equal keys serialise.
 	// ErrConflict means that nothing was written; another error means that the outcome is unknown.
 	Commit(ctx context.Context, c Change) (version uint64, err error)
 

@@ -69,8 +69,9 @@ type Engine struct {
 	blobs   *blobDir
 	writer  *writer
 
-	mu     sync.RWMutex // held for reading by calls under way, for writing to close
-	closed bool
+	mu     sync.RWMutex
+	closed bool           // no call begins any more
+	calls  sync.WaitGroup // under way
 
 	conflicts, failures atomic.Uint64
 }
@@ -147,11 +148,13 @@ func open(dir string, o Options) (_ *Engine, err error) {
 // Close waits for the calls under way, then releases the directory. Closing twice is a success.
 func (e *Engine) Close() error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
+	was := e.closed
+	e.closed = true
+	e.mu.Unlock()
+	if was {
 		return nil
 	}
-	e.closed = true
+	e.calls.Wait()
 	if err := e.release(); err != nil {
 		return fmt.Errorf("closing %s: %w", e.dir, err)
 	}
@@ -179,11 +182,12 @@ func (e *Engine) begin(ctx context.Context) (end func(), err error) {
 		return nil, err
 	}
 	e.mu.RLock()
+	defer e.mu.RUnlock()
 	if e.closed {
-		e.mu.RUnlock()
 		return nil, errClosed
 	}
-	return e.mu.RUnlock, nil
+	e.calls.Add(1)
+	return e.calls.Done, nil
 }
 
 // write has the writer do a change and waits for its transaction. ctx can prevent the change only until the writer begins with

@@ -235,8 +235,12 @@ func (w *writer) boundWAL() {
 	if fileSize(w.path+"-wal") < maxWAL {
 		return
 	}
+	// A reader of another program, a backup for instance, may hold the log for long. Commits must not wait for it.
+	ctx := context.Background()
+	_, _ = w.conn.ExecContext(ctx, `PRAGMA busy_timeout = 50`)
+	defer func() { _, _ = w.conn.ExecContext(ctx, `PRAGMA busy_timeout = 5000`) }()
 	var busy, log, done int
-	_ = w.conn.QueryRowContext(context.Background(), `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &log, &done)
+	_ = w.conn.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &log, &done)
 }
 
 // exec runs a statement and returns how many rows it changed.
