@@ -28,26 +28,29 @@ import (
 	"github.com/storacha/w3filecoin/wire/cbor"
 )
 
-// Bounds of the proofs below one invocation, the same as the decoder's: how many are looked at, and how many may follow one another.
+// Bounds of the proofs below one invocation, the same as the decoder's: how many are looked at, and how many may
+// follow one another.
 const (
 	maxProofs = 64
 	maxDepth  = 8
 )
 
-// Authority decides who may invoke what on a role. It is safe for concurrent use; its fields do not change once it is used.
+// Authority decides who may invoke what on a role. It is safe for concurrent use; its fields do not change once it is
+// used.
 //
-// An invocation is authorised if it is meant for this role, is within its time bounds, verifies, was not revoked, and its issuer has
-// authority over the resource: it is the resource itself, or it shows a chain of proofs. In a chain each proof is delegated to the
-// issuer of what cites it and grants what is invoked (see [capabilities.Covers]); the last one is issued by the resource itself; each is within
-// its time bounds, verifies and was not revoked.
+// An invocation is authorised if it is meant for this role, is within its time bounds, verifies, was not revoked, and
+// its issuer has authority over the resource: it is the resource itself, or it shows a chain of proofs. In a chain
+// each proof is delegated to the issuer of what cites it and grants what is invoked (see [capabilities.Covers]); the
+// last one is issued by the resource itself; each is within its time bounds, verifies and was not revoked.
 //
-// Each proof of a chain, at whatever depth, must cover the capability that is invoked: ability, resource and every caveat that it sets. So a
-// delegation for one piece never authorises another, however freely it was passed on. A resource of "ucan:*" stands for all that its
-// issuer may do.
+// Each proof of a chain, at whatever depth, must cover the capability that is invoked: ability, resource and every
+// caveat that it sets. So a delegation for one piece never authorises another, however freely it was passed on. A
+// resource of "ucan:*" stands for all that its issuer may do.
 //
-// A proof whose issuer has no key of its own, such as a did:mailto, is believed on the word of an authority: next to it stands a
-// ucan/attest, issued by Self or an attestor on itself, that names the proof and is delegated to the same audience. The rules are those of
-// https://github.com/storacha/specs/blob/main/w3-session.md#authorization-session, for attestations that the authority signed itself.
+// A proof whose issuer has no key of its own, such as a did:mailto, is believed on the word of an authority: next to
+// it stands a ucan/attest, issued by Self or an attestor on itself, that names the proof and is delegated to the same
+// audience. The rules are those of https://github.com/storacha/specs/blob/main/w3-session.md#authorization-session,
+// for attestations that the authority signed itself.
 type Authority struct {
 	// Self is the DID of the role: the audience that invocations must have, and an authority for sessions.
 	Self capabilities.DID
@@ -55,31 +58,37 @@ type Authority struct {
 	Aliases []capabilities.DID
 	// Attestors are authorities besides Self whose sessions are honoured.
 	Attestors []capabilities.DID
-	// Keys finds the keys of issuers. An error that wraps [ErrNoKey] or [wire.ErrMalformed] is the sender's fault, any other one is ours.
+	// Keys finds the keys of issuers. An error that wraps [ErrNoKey] or [wire.ErrMalformed] is the sender's fault,
+	// any other one is ours.
 	Keys capabilities.Keys
-	// Now is the clock. Bounds are checked at the time of execution, in whole seconds: a UCAN is valid from its nbf on, and until the
-	// second before its exp.
+	// Now is the clock. Bounds are checked at the time of execution, in whole seconds: a UCAN is valid from its nbf
+	// on, and until the second before its exp.
 	Now func() time.Time
-	// Revoked reports whether a UCAN was revoked. It is asked for the invocation and for each UCAN that its authority rests on.
+	// Revoked reports whether a UCAN was revoked. It is asked for the invocation and for each UCAN that its authority
+	// rests on.
 	Revoked func(ctx context.Context, ucan cid.Cid) (bool, error)
-	// Disagreed, if set, is told when go-ucanto refuses a chain that was found to be good. That is a bug in one of them; the
-	// invocation is refused.
+	// Disagreed, if set, is told when go-ucanto refuses a chain that was found to be good; the invocation is refused.
+	// Unless the chain holds what go-ucanto cannot read (caveats with integers beyond 2^63-1, a UCAN of more than 10
+	// MiB), that is a bug in one of them.
 	Disagreed func(ctx context.Context, invocation *capabilities.UCAN, why error)
 }
 
-// Authorize returns nil if u, an invocation in m, may be executed. The message must come from [wire.DecodeMessage], which has checked that
-// its blocks have the hashes of their CIDs.
+// Authorize returns nil if u, an invocation in m, may be executed. The message must come from [wire.DecodeMessage],
+// which has checked that its blocks have the hashes of their CIDs.
 //
-// The error is a [*capabilities.Failure] that the client can be told (InvocationCapabilityError, InvalidAudience or Unauthorized), or an
-// internal fault: it could not be found out whether something was revoked, or a key could not be looked up and no other chain did.
+// The error is a [*capabilities.Failure] that the client can be told (InvocationCapabilityError, InvalidAudience or
+// Unauthorized), or an internal fault: it could not be found out whether something was revoked, or a key could not be
+// looked up and no other chain did.
 func (a *Authority) Authorize(ctx context.Context, m *capabilities.Message, u *capabilities.UCAN) error {
 	if n := len(u.Capabilities); n != 1 {
-		return capabilities.Fail(capabilities.InvocationCapability, "Invocation is required to have a single capability, this one has %d.", n)
+		return capabilities.Fail(capabilities.InvocationCapability,
+			"Invocation is required to have a single capability, this one has %d.", n)
 	}
 	if u.Audience != a.Self && !slices.Contains(a.Aliases, u.Audience) {
 		return &capabilities.Failure{Name: capabilities.InvalidAudience,
 			Details: &audienceDetails{Audience: a.Self.String(), Delegation: audienceOf{u.Audience.String()}},
-			Message: fmt.Sprintf("the invocation is for %s, this is %s: address it to this DID, or send it there", clip(u.Audience.String()), a.Self)}
+			Message: fmt.Sprintf("the invocation is for %s, this is %s: address it to this DID, or send it there",
+				clip(u.Audience.String()), a.Self)}
 	}
 	now := a.Now().Unix()
 	if reason := outOfTime(u, now); reason != "" {
@@ -115,7 +124,8 @@ func (a *Authority) Authorize(ctx context.Context, m *capabilities.Message, u *c
 			a.Disagreed(ctx, u, err)
 		}
 		return capabilities.Fail(capabilities.Unauthorized,
-			"the chain of proofs is accepted by one validator of this service and refused by the other: use a simpler chain, and report this one")
+			"the chain of proofs is accepted by one validator of this service and refused by the other: "+
+				"use a simpler chain, and report this one")
 	}
 	return nil
 }
@@ -155,7 +165,8 @@ func moment(seconds int64) string {
 	return t.Format(time.RFC3339)
 }
 
-// verify checks the signature of u by the key of its issuer. The reason says why it does not hold; the error is a fault of ours.
+// verify checks the signature of u by the key of its issuer. The reason says why it does not hold; the error is a
+// fault of ours.
 func (a *Authority) verify(ctx context.Context, u *capabilities.UCAN) (v capabilities.Verifier, reason string, err error) {
 	v, err = a.Keys.Verifier(ctx, u.Issuer)
 	switch {
@@ -185,9 +196,9 @@ func (a *Authority) attests(d capabilities.DID) bool {
 
 // search looks for one chain of proofs below an invocation.
 //
-// Since every proof has to cover the capability that is invoked, whether a proof can serve does not depend on the path that leads to it. So
-// the search goes breadth first over distinct proofs: each is decoded, verified and asked about at most once, however many paths the
-// message has, and the chain it finds is a shortest one.
+// Since every proof has to cover the capability that is invoked, whether a proof can serve does not depend on the
+// path that leads to it. So the search goes breadth first over distinct proofs: each is decoded, verified and asked
+// about at most once, however many paths the message has, and the chain it finds is a shortest one.
 type search struct {
 	*Authority
 	message *capabilities.Message
@@ -317,8 +328,8 @@ func (s *search) token(link cid.Cid) *token {
 	return t
 }
 
-// attestation returns the UCAN that t attests if t is an attestation by an authority to those that at comes from. Only attestations
-// that say nothing else are taken.
+// attestation returns the UCAN that t attests if t is an attestation by an authority to those that at comes from.
+// Only attestations that say nothing else are taken.
 func (s *search) attestation(t *token, at *step) (attested cid.Cid, ok bool) {
 	if len(t.Capabilities) != 1 || t.Audience != at.Issuer || !s.attests(t.Issuer) {
 		return cid.Undef, false
@@ -335,7 +346,8 @@ func (s *search) attestation(t *token, at *step) (attested cid.Cid, ok bool) {
 // fits reports whether a proof that is cited grants the claim to whoever cites it, going by its text.
 func (s *search) fits(p *step) bool {
 	if p.Audience != p.citer.Issuer {
-		s.note("proof %s is delegated to %s, not to %s who cites it", p.Link(), clip(p.Audience.String()), clip(p.citer.Issuer.String()))
+		s.note("proof %s is delegated to %s, not to %s who cites it",
+			p.Link(), clip(p.Audience.String()), clip(p.citer.Issuer.String()))
 		return false
 	}
 	if !p.compared {
@@ -414,8 +426,8 @@ func (s *search) believe(ctx context.Context, t *token) (bool, error) {
 	return err == nil && !revoked, err
 }
 
-// signature says why the signature of a token does not hold, "" if it does. That a key cannot be looked up at the moment does not end the
-// search: another chain may do.
+// signature says why the signature of a token does not hold, "" if it does. That a key cannot be looked up at the
+// moment does not end the search: another chain may do.
 func (s *search) signature(ctx context.Context, t *token) string {
 	if t.asked {
 		return t.unsigned
@@ -423,7 +435,8 @@ func (s *search) signature(ctx context.Context, t *token) string {
 	t.asked = true
 	if t.Signature.Code() == wire.SigNonStandard {
 		// A principal without a key. Asking for it could cost a look-up, and such a signature never verifies.
-		t.unsigned = fmt.Sprintf("carries no signature: include the session (%s) in which %s vouches for it", ucan.AttestAbility, s.Self)
+		t.unsigned = fmt.Sprintf("carries no signature: include the session (%s) in which %s vouches for it",
+			ucan.AttestAbility, s.Self)
 		return t.unsigned
 	}
 	v, reason, err := s.verify(ctx, t.UCAN)
@@ -494,8 +507,8 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:maxClip], "") + "…"
 }
 
-// spelledAlike reports whether all implementations write the signed text of u alike. Where they do not, go-ucanto cannot tell whether the
-// signature of a JavaScript client is good.
+// spelledAlike reports whether all implementations write the signed text of u alike. Where they do not, go-ucanto
+// cannot tell whether the signature of a JavaScript client is good.
 func spelledAlike(u *capabilities.UCAN) bool {
 	same := func(write func(s cbor.Spelling) []byte) bool {
 		return bytes.Equal(write(cbor.Go), write(cbor.JavaScript))
@@ -519,10 +532,11 @@ func spelledAlike(u *capabilities.UCAN) bool {
 
 // judge has go-ucanto decide about the chain that ends with last. It has to agree.
 //
-// go-ucanto validates in goroutines of its own, where a panic cannot be recovered and ends the process; and it tries all paths, whose
-// number is exponential. So it is given the chain alone, decoded beforehand, with each signature verified beforehand (by go-ucanto as well) in
-// this goroutine. What is known to make it panic cannot come this far: package wire refuses malformed signatures, DIDs that are none, and UCANs
-// without capabilities. DIDs whose key type go-ucanto does not know (it panics when it prints them) have no verifier here.
+// go-ucanto validates in goroutines of its own, where a panic cannot be recovered and ends the process; and it tries
+// all paths, whose number is exponential. So it is given the chain alone, decoded beforehand, with each signature
+// verified beforehand (by go-ucanto as well) in this goroutine. What is known to make it panic cannot come this far:
+// package wire refuses malformed signatures, DIDs that are none, and UCANs without capabilities. DIDs whose key type
+// go-ucanto does not know (it panics when it prints them) have no verifier here.
 func (s *search) judge(ctx context.Context, last *step) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -572,7 +586,8 @@ type court struct {
 	keys       map[string]did.DID  // did:key of issuers of other methods
 }
 
-// exhibit is a UCAN of the chain: the UCAN that it was decoded from, but for the proofs and capabilities that the chain does not use.
+// exhibit is a UCAN of the chain: the UCAN that it was decoded from, but for the proofs and capabilities that the
+// chain does not use.
 type exhibit struct {
 	delegation.Delegation
 	proofs       []goucan.Link
@@ -593,7 +608,8 @@ func (c *court) admit(t *token, proofs []goucan.Link, vouched bool) (*exhibit, e
 	issuer := d.Issuer().DID()
 	if !vouched {
 		v := t.verifier
-		good, err := goucan.VerifySignature(d.Data(), witness{issuer, func(payload []byte, sig []byte) bool { return v.Verify(payload, sig) }})
+		key := witness{issuer, func(payload, sig []byte) bool { return v.Verify(payload, sig) }}
+		good, err := goucan.VerifySignature(d.Data(), key)
 		if err != nil {
 			return nil, fmt.Errorf("verifying the signature of %s: %w", t.Link(), err)
 		}
@@ -603,8 +619,8 @@ func (c *court) admit(t *token, proofs []goucan.Link, vouched bool) (*exhibit, e
 		c.signatures[string(t.Signature)] = true
 	}
 	if t.Issuer.Method() != "key" {
-		// go-ucanto asks for the did:key that stands for a DID, and then for the key of that. We know the key only: any did:key
-		// that is told from the others serves as a name for it.
+		// go-ucanto asks for the did:key that stands for a DID, and then for the key of that. We know the key only:
+		// any did:key that is told from the others serves as a name for it.
 		name := sha256.Sum256([]byte(t.Issuer.String()))
 		key, err := did.Decode(append([]byte{0xed, 0x01}, name[:]...))
 		if err != nil {
@@ -629,8 +645,8 @@ func decodeForeign(b capabilities.Block) (delegation.Delegation, error) {
 	return d, nil
 }
 
-// attestors returns, for each attestor, what go-ucanto wants to see before it honours a session: a delegation of ucan/attest by the authority. It
-// reads no more of it than the capability and the audience.
+// attestors returns, for each attestor, what go-ucanto wants to see before it honours a session: a delegation of
+// ucan/attest by the authority. It reads no more of it than the capability and the audience.
 func (c *court) attestors() ([]delegation.Delegation, error) {
 	list := make([]delegation.Delegation, 0, len(c.Attestors))
 	for _, a := range c.Attestors {
