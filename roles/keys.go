@@ -25,8 +25,8 @@ import (
 	"github.com/storacha/w3filecoin/wire"
 )
 
-// ErrNoKey means that no key is known for a DID, and none will be by asking again: its method has none, it is not one of those that are
-// looked up, or its key is of a type that nobody can verify with.
+// ErrNoKey means that no key is known for a DID, and none will be by asking again: its method has none, it is not one
+// of those that are looked up, or its key is of a type that nobody can verify with.
 var ErrNoKey = errors.New("no key is known")
 
 // KeysConfig configures [NewKeys]. Only Now is required: keys of did:key are always found.
@@ -34,8 +34,8 @@ type KeysConfig struct {
 	// Static says which did:key stands for a DID of another method. It goes before every look-up.
 	Static map[capabilities.DID]capabilities.DID
 	// Web are the domains whose did:web keys are looked up, at https://{domain}/.well-known/did.json: "example.com",
-	// "example.com:8443", or "*.example.com" for all domains below it but not itself. The form "did:web:example.com" is accepted too.
-	// Others are not asked.
+	// "example.com:8443", or "*.example.com" for all domains below it but not itself. The form "did:web:example.com"
+	// is accepted too. Others are not asked.
 	Web []string
 	// Private are networks that these domains may lead into, besides the public internet.
 	Private []netip.Prefix
@@ -43,8 +43,8 @@ type KeysConfig struct {
 	RootCAs *x509.CertPool
 	// Now is the clock by which looked-up keys get old.
 	Now func() time.Time
-	// TTL is how long a key that was looked up is used, RetryAfter how long a look-up that failed is not repeated, Timeout how long one
-	// may take; 0: 1 h, 30 s, 5 s.
+	// TTL is how long a key that was looked up is used, RetryAfter how long a look-up that failed is not repeated,
+	// Timeout how long one may take; 0: 1 h, 30 s, 5 s.
 	TTL, RetryAfter, Timeout time.Duration
 }
 
@@ -57,8 +57,8 @@ const (
 	maxDIDDocument = 64 << 10 // bytes
 )
 
-// Keys finds the keys of DIDs: in the DID itself (did:key), by configuration, or by asking a domain (did:web). It implements
-// [capabilities.Keys] and is safe for concurrent use.
+// Keys finds the keys of DIDs: in the DID itself (did:key), by configuration, or by asking a domain (did:web). It
+// implements [capabilities.Keys] and is safe for concurrent use.
 type Keys struct {
 	config KeysConfig
 	client *http.Client
@@ -110,8 +110,8 @@ func NewKeys(c KeysConfig) *Keys {
 	return k
 }
 
-// Verifier implements [capabilities.Keys]. An error that wraps [ErrNoKey] is final; any other one means that a domain could not be asked,
-// or gave no proper answer.
+// Verifier implements [capabilities.Keys]. An error that wraps [ErrNoKey] is final; any other one means that a domain
+// could not be asked, or gave no proper answer.
 func (k *Keys) Verifier(ctx context.Context, did capabilities.DID) (capabilities.Verifier, error) {
 	if did.Method() == "key" {
 		return k.parse(did)
@@ -165,21 +165,25 @@ func (k *Keys) domain(did capabilities.DID) (string, error) {
 		return "", fmt.Errorf("%w: %s does not name a domain", ErrNoKey, did)
 	}
 	for _, allowed := range k.config.Web {
-		below, glob := strings.CutPrefix(allowed, "*")
-		if domain == allowed || glob && strings.HasPrefix(below, ".") && strings.HasSuffix(domain, below) && len(domain) > len(below) {
+		below, glob := strings.CutPrefix(allowed, "*.")
+		if domain == allowed || glob && strings.HasSuffix(domain, "."+below) {
 			return domain, nil
 		}
 	}
 	return "", fmt.Errorf("%w: %s is not one of the domains that are asked", ErrNoKey, did)
 }
 
-// isHost reports whether s is a host in lower case, with or without a port, and nothing else that could be a part of a URL.
+// isHost reports whether s is a host in lower case, with or without a port, and nothing else that could be a part of
+// a URL.
 func isHost(s string) bool {
 	host, port, found := strings.Cut(s, ":")
 	number := func(r rune) bool { return r >= '0' && r <= '9' }
 	other := func(r rune) bool { return !number(r) && (r < 'a' || r > 'z') && r != '-' && r != '.' }
-	return host != "" && host[0] != '.' && host[0] != '-' && host[len(host)-1] != '.' && !strings.ContainsFunc(host, other) && !strings.Contains(host, "..") &&
-		(!found || port != "" && len(port) <= 5 && !strings.ContainsFunc(port, func(r rune) bool { return !number(r) }))
+	if host == "" || host[0] == '.' || host[0] == '-' || host[len(host)-1] == '.' || strings.Contains(host, "..") ||
+		strings.ContainsFunc(host, other) {
+		return false
+	}
+	return !found || port != "" && len(port) <= 5 && !strings.ContainsFunc(port, func(r rune) bool { return !number(r) })
 }
 
 func (k *Keys) lookup(ctx context.Context, did capabilities.DID, domain string) lookup {
@@ -228,7 +232,8 @@ func (k *Keys) ask(ctx context.Context, did capabilities.DID, domain string) (ca
 	return v.WithDID(did), err
 }
 
-// Control is asked with the address that a name has led to, right before it is connected to: what the name leads to later does not matter.
+// Control is asked with the address that a name has led to, right before it is connected to: what the name leads to
+// later does not matter.
 func (k *Keys) control(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -241,13 +246,14 @@ func (k *Keys) control(_, address string, _ syscall.RawConn) error {
 	return fmt.Errorf("address %s is not on the public internet", addr)
 }
 
-// special are the networks inside the global ranges that are not the public internet (IANA registries of special-purpose addresses,
-// RFC 6890). netip tells the rest.
+// special are the networks inside the global ranges that are not the public internet (IANA registries of
+// special-purpose addresses, RFC 6890). netip tells the rest.
 var special = [...]netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.88.99.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
 	netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("3fff::/20"),
+	netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("3fff::/20"),
 }
 
 // globalIPv6 are the addresses given out for the internet.
@@ -268,8 +274,8 @@ type Document struct {
 	Authentication     []string             `json:"authentication"`
 }
 
-// VerificationMethod is a key in a DID document. PublicKeyMultibase is "z" and the base58btc of the varint 0xed and the 32 bytes of the
-// Ed25519 key.
+// VerificationMethod is a key in a DID document. PublicKeyMultibase is "z" and the base58btc of the varint 0xed and
+// the 32 bytes of the Ed25519 key.
 type VerificationMethod struct {
 	ID                 string `json:"id"`
 	Type               string `json:"type"`
@@ -296,8 +302,8 @@ func DIDDocument(s capabilities.Signer) Document {
 	}
 }
 
-// keyInDocument returns the did:key that a DID document gives for a DID: the first Ed25519 key that it allows for assertions, or the first at
-// all if it does not say what its keys are for.
+// keyInDocument returns the did:key that a DID document gives for a DID: the first Ed25519 key that it allows for
+// assertions, or the first at all if it does not say what its keys are for.
 func keyInDocument(doc []byte, did capabilities.DID) (capabilities.DID, error) {
 	var d struct {
 		ID                 string
@@ -340,8 +346,8 @@ func keyInDocument(doc []byte, did capabilities.DID) (capabilities.DID, error) {
 	return capabilities.DID{}, errors.New("the DID document has no Ed25519 key to verify signatures with")
 }
 
-// recent is a cache of what was used lately. It holds at most two generations of limit entries; when the young one is full, the old one is
-// forgotten. The zero value but for limit is an empty cache.
+// recent is a cache of what was used lately. It holds at most two generations of limit entries; when the young one is
+// full, the old one is forgotten. The zero value but for limit is an empty cache.
 type recent[K comparable, V any] struct {
 	limit      int
 	mu         sync.RWMutex
