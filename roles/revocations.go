@@ -31,8 +31,8 @@ type Revocations struct {
 
 // revocation is the value of a row.
 type revocation struct {
-	// Message is an agent message with the invocation of ucan/revoke, its proofs, and the UCANs from the one revoked to one that the revoker
-	// issued: all that it takes to verify the revocation.
+	// Message is an agent message with the invocation of ucan/revoke, its proofs, and the UCANs from the one revoked
+	// to one that the revoker issued: all that it takes to verify the revocation.
 	Message []byte `cbor:"m"`
 	// At is when it was taken, in milliseconds since the Unix epoch.
 	At int64 `cbor:"a"`
@@ -67,15 +67,15 @@ func (r *Revocations) Get(ctx context.Context, c cid.Cid) (*capabilities.Message
 	return m, nil
 }
 
-// Method returns the method that executes ucan/revoke {ucan, proof?}. It revokes nb.ucan, which must be in the message with those of its
-// proofs that lead to the revoker. The revoker is the principal of the invocation's `with`; whoever authorised the invocation has seen that its issuer is that
-// principal, or acts for it.
+// Method returns the method that executes ucan/revoke {ucan, proof?}. It revokes nb.ucan, which must be in the
+// message with those of its proofs that lead to the revoker. The revoker is the principal of the invocation's `with`;
+// whoever authorised the invocation has seen that its issuer is that principal, or acts for it.
 //
-// Those may revoke a UCAN who had a part in it: its issuer, its audience (who gives it up), and the issuers of the proofs that it
-// rests on, where each proof is delegated to the issuer of what cites it.
+// Those may revoke a UCAN who had a part in it: its issuer, its audience (who gives it up), and the issuers of the
+// proofs that it rests on, where each proof is delegated to the issuer of what cites it.
 //
-// The receipt is ok {time}, milliseconds since the Unix epoch, once the revocation is durable. A UCAN is revoked once; revoking it
-// again gives the time of the first revocation, and the same invocation the same receipt.
+// The receipt is ok {time}, milliseconds since the Unix epoch, once the revocation is durable. A UCAN is revoked
+// once; revoking it again gives the time of the first revocation, and the same invocation the same receipt.
 func (r *Revocations) Method(signer capabilities.Signer) capabilities.Method {
 	return func(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
 		var nb ucan.Revoke
@@ -93,7 +93,8 @@ func (r *Revocations) Method(signer capabilities.Signer) capabilities.Method {
 		switch _, err := r.table.Create(ctx, &rec, store.Effects{}); {
 		case errors.Is(err, store.ErrTooLarge):
 			return nil, capabilities.Fail(RevocationsStoreFailure,
-				"the revocation has %d bytes with its proofs, more than can be kept: leave out proofs that it does not need", len(rec.Value.Message))
+				"the revocation has %d bytes with its proofs, more than can be kept: leave out proofs that it does not need",
+				len(rec.Value.Message))
 		case err != nil:
 			return nil, fmt.Errorf("keeping the revocation of %s: %w", nb.UCAN, err)
 		}
@@ -108,7 +109,8 @@ func (o *revokeOK) Fields() []capabilities.Field {
 	return []capabilities.Field{{Key: "time", Value: &o.Time}}
 }
 
-// evidence returns the blocks that show that the revoker may revoke: from the UCAN to one in which it has a part. Each is looked at once.
+// evidence returns the blocks that show that the revoker may revoke: from the UCAN to one in which it has a part.
+// Each is looked at once.
 func (r *Revocations) evidence(ctx context.Context, inv capabilities.Invocation, nb ucan.Revoke) ([]capabilities.Block, error) {
 	for i, link := range nb.Proof {
 		if _, ok := inv.Message.Block(link); !ok {
@@ -124,11 +126,12 @@ func (r *Revocations) evidence(ctx context.Context, inv capabilities.Invocation,
 	}
 	type node struct {
 		*capabilities.UCAN
-		citer *node
+		citer  *node
+		queued bool
 	}
 	revoker := inv.Resource()
-	seen := map[cid.Cid]bool{target.Link(): true}
-	queue := []*node{{UCAN: target}}
+	decoded := map[cid.Cid]*node{target.Link(): {UCAN: target, queued: true}} // nil: not there, or malformed
+	queue := []*node{decoded[target.Link()]}
 	for i := 0; i < len(queue); i++ {
 		at := queue[i]
 		if err := r.genuine(ctx, at.UCAN); err != nil {
@@ -137,7 +140,8 @@ func (r *Revocations) evidence(ctx context.Context, inv capabilities.Invocation,
 			}
 			continue
 		}
-		if at.Issuer.String() == revoker || at.citer == nil && at.Audience.String() == revoker {
+		// The audience of a proof is the issuer of what cites it, which has been looked at.
+		if at.Issuer.String() == revoker || at.Audience.String() == revoker {
 			var blocks []capabilities.Block
 			for ; at != nil; at = at.citer {
 				blocks = append(blocks, at.Block())
@@ -145,23 +149,30 @@ func (r *Revocations) evidence(ctx context.Context, inv capabilities.Invocation,
 			return blocks, nil
 		}
 		for _, link := range at.Proofs {
-			if seen[link] || len(seen) > maxProofs {
-				continue
+			p, known := decoded[link]
+			if !known {
+				if len(decoded) > maxProofs {
+					break
+				}
+				if u, err := inv.Message.UCAN(link); err == nil && u != nil {
+					p = &node{UCAN: u}
+				}
+				decoded[link] = p
 			}
-			seen[link] = true
-			// Missing and malformed proofs show nothing.
-			if p, err := inv.Message.UCAN(link); err == nil && p != nil && p.Audience == at.Issuer {
-				queue = append(queue, &node{p, at})
+			if p != nil && !p.queued && p.Audience == at.Issuer {
+				p.citer, p.queued = at, true
+				queue = append(queue, p)
 			}
 		}
 	}
 	return nil, capabilities.Fail(UnauthorizedRevocation,
-		"%s has no part in %s: a UCAN is revoked by its issuer, its audience, or the issuer of a proof that it rests on, which has to be in the message",
+		"%s has no part in %s: a UCAN is revoked by its issuer, its audience, or the issuer of a proof that it rests on, "+
+			"which has to be in the message",
 		clip(revoker), nb.UCAN)
 }
 
-// genuine checks the signature of a UCAN that has one. One without (of a principal that has no key) is what its CID says: nobody else can
-// issue it, and it is worth nothing to whoever made it up.
+// genuine checks the signature of a UCAN that has one. One without (of a principal that has no key) is what its CID
+// says: nobody else can issue it, and it is worth nothing to whoever made it up.
 func (r *Revocations) genuine(ctx context.Context, u *capabilities.UCAN) error {
 	if u.Signature.Absent() {
 		return nil
@@ -169,12 +180,14 @@ func (r *Revocations) genuine(ctx context.Context, u *capabilities.UCAN) error {
 	v, err := r.keys.Verifier(ctx, u.Issuer)
 	switch {
 	case errors.Is(err, ErrNoKey) || errors.Is(err, wire.ErrMalformed):
-		return capabilities.Fail(UnauthorizedRevocation, "%s is issued by %s, whose key is not known here", u.Link(), clip(u.Issuer.String()))
+		return capabilities.Fail(UnauthorizedRevocation, "%s is issued by %s, whose key is not known here",
+			u.Link(), clip(u.Issuer.String()))
 	case err != nil:
 		return fmt.Errorf("finding the key of %s: %w", u.Issuer, err)
 	}
 	if u.Verify(v) != nil {
-		return capabilities.Fail(UnauthorizedRevocation, "the signature of %s is not by the key of its issuer, %s", u.Link(), clip(u.Issuer.String()))
+		return capabilities.Fail(UnauthorizedRevocation, "the signature of %s is not by the key of its issuer, %s",
+			u.Link(), clip(u.Issuer.String()))
 	}
 	return nil
 }
