@@ -317,8 +317,19 @@ CREATE UNIQUE INDEX blob_cid ON blob (cid);
 INSERT INTO meta VALUES ('schema', 1), ('openings', 0);
 `
 
-// prepareSchema creates the tables in an empty database, refuses one that is not ours, and counts the opening.
-func prepareSchema(ctx context.Context, conn *sql.Conn) (openings int64, err error) {
+// giveBack ends the leases of processes that are gone: nobody but this one has the database. A message that was out once is received again at
+// once. One that was out at several ends in a row may be what ended them: it waits longer each time, at most as long as its lease would have.
+// Queue by queue, because the index then leads past all that is due already.
+const giveBack = `
+WITH RECURSIVE q (name) AS (
+	SELECT min(queue) FROM message
+	UNION ALL SELECT (SELECT min(queue) FROM message WHERE queue > q.name) FROM q WHERE q.name IS NOT NULL
+)
+UPDATE message SET leased = 0, visible = min(visible, ?1 + (attempt - 1) * (attempt - 1) * 1000000000)
+WHERE id IN (SELECT m.id FROM q JOIN message m ON m.queue = q.name AND m.visible > ?1 WHERE m.leased = 1)`
+
+// prepareSchema creates the tables in an empty database, refuses one that is not ours, counts the opening, and gives back what was leased.
+func prepareSchema(ctx context.Context, conn *sql.Conn, now time.Time) (openings int64, err error) {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return 0, err
@@ -354,6 +365,9 @@ func prepareSchema(ctx context.Context, conn *sql.Conn) (openings int64, err err
 	const bump = `UPDATE meta SET value = value + 1 WHERE name = 'openings' RETURNING value`
 	if err := tx.QueryRowContext(ctx, bump).Scan(&openings); err != nil {
 		return 0, fmt.Errorf("counting the opening: %w", err)
+	}
+	if _, err := tx.ExecContext(ctx, giveBack, now.UnixNano()); err != nil {
+		return 0, fmt.Errorf("giving back messages: %w", err)
 	}
 	return openings, tx.Commit()
 }

@@ -89,7 +89,7 @@ func openWriter(path string, o Options) (_ *writer, err error) {
 	if err := checkPragmas(ctx, w.conn); err != nil {
 		return nil, err
 	}
-	openings, err := prepareSchema(ctx, w.conn)
+	openings, err := prepareSchema(ctx, w.conn, o.Now())
 	if err != nil {
 		return nil, err
 	}
