@@ -126,7 +126,7 @@ func (s *Service) enterLane(ctx context.Context, lane string, height uint8) erro
 
 // arm sends the lane's next tick.
 func (s *Service) arm(l *store.Record[Lane], fx *store.Effects) {
-	next := s.Now().Add(s.Timing.tick())
+	next := s.Now().Add(s.Timing.Tick)
 	l.Value.Round++
 	l.Value.Next = next.UnixMilli()
 	tickQueue.SendAt(fx, next, tickMessage{l.Value.Name, l.Value.Round})

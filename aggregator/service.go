@@ -23,6 +23,8 @@ import (
 type Timing struct {
 	// Budget is how long a piece may wait for its aggregate to fill; then the aggregate closes as it is; 24 h.
 	Budget time.Duration
+	// Tick is how often a lane looks at itself; a twentieth of the budget, a minute at most.
+	Tick time.Duration
 	// PeerRetry is the first pause before an unreachable dealer is asked again, doubling up to 10 minutes; 1 s.
 	PeerRetry time.Duration
 	// Pull is how long after an aggregate was offered its receipt is pulled, if it was not pushed; 30 minutes.
@@ -36,13 +38,11 @@ func (t Timing) withDefaults() Timing {
 		}
 	}
 	set(&t.Budget, 24*time.Hour)
+	set(&t.Tick, min(max(t.Budget/20, 50*time.Millisecond), time.Minute))
 	set(&t.PeerRetry, time.Second)
 	set(&t.Pull, 30*time.Minute)
 	return t
 }
-
-// tick is how often a lane looks at itself: often enough for its budget, never in a hurry.
-func (t Timing) tick() time.Duration { return min(max(t.Budget/20, 50*time.Millisecond), time.Minute) }
 
 // settle is how long a row takes to show in an index, at most, on any engine and with clocks that differ a little: counting stays
 // this far behind.

@@ -115,6 +115,10 @@ func (s *Server) run(ctx context.Context, m *capabilities.Message, u *capabiliti
 		e.Outcome, e.Err = failure.Name, nil
 		// Told to the client, stored nowhere: the same task may succeed another time.
 		r, err = capabilities.IssueFailure(s.Signer, u.Link(), failure, capabilities.Effects{})
+	case errors.Is(err, store.ErrTooLarge):
+		e.Outcome = "too large"
+		unavailable = &capabilities.Unavailable{Invalid: true, Reason: "the invocation with its proofs is larger than can be kept: send fewer proofs"}
+		err = unavailable
 	case errors.As(err, &unavailable):
 		e.Outcome = "unavailable"
 		err = unavailable

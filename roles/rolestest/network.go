@@ -70,7 +70,9 @@ type Network struct {
 	t     testing.TB
 	// Accepted remembers the receipts that were seen: none may ever change.
 	receipts map[cid.Cid]cid.Cid
-	Steps    int
+	// cut are the pairs of roles that do not reach each other.
+	cut   map[[2]string]bool
+	Steps int
 }
 
 // Role is one role of a network, which may crash and come back.
@@ -196,7 +198,7 @@ func (n *Network) service(r *Role, driver store.Driver) (roles.Service, error) {
 			Storefronts: func(did string) (aggregator.Storefront, bool) {
 				return aggregator.Storefront{}, n.byDID(did, "storefront") != nil
 			},
-			Conn: n.conn(r), Ladder: n.Ladder, Timing: aggregator.Timing{Budget: n.Budget}, Now: n.Now, Log: log,
+			Conn: n.conn(r), Ladder: n.Ladder, Timing: aggregator.Timing{Budget: n.Budget, Tick: n.Budget / 6}, Now: n.Now, Log: log,
 		})
 	case r.Name == "dealer":
 		return dealer.New(dealer.Deps{
@@ -205,7 +207,9 @@ func (n *Network) service(r *Role, driver store.Driver) (roles.Service, error) {
 			Conn:        n.conn(r), Brokers: []dealer.Broker{n.World}, DealSizes: n.Ladder, Now: n.Now, Log: log,
 		})
 	case r.Name == "dealtracker":
-		return dealtracker.New(dealtracker.Deps{Signer: r.Signer, Store: driver, Source: n.World, Now: n.Now, Log: log})
+		return dealtracker.New(dealtracker.Deps{
+			Signer: r.Signer, Store: driver, Source: n.World, Timing: dealtracker.Timing{Poll: 10 * time.Minute}, Parallel: 1, Now: n.Now, Log: log,
+		})
 	}
 	return compute.New(compute.Deps{Signer: r.Signer, Store: driver, Keys: n.keys(), Fetcher: n.World, Conn: n.conn(r), Now: n.Now, Log: log})
 }
@@ -225,13 +229,13 @@ func (n *Network) conn(from *Role) func(string) (capabilities.Conn, bool) {
 		if r == nil {
 			return nil, false
 		}
-		return &wireTo{n, r}, true
+		return &wireTo{n, from, r}, true
 	}
 }
 
 func (n *Network) peer(name string, of *Role, can string) capabilities.Peer {
 	r := n.Roles[name]
-	p := capabilities.Peer{DID: r.Signer.DID(), Conn: &wireTo{n, r}}
+	p := capabilities.Peer{DID: r.Signer.DID(), Conn: &wireTo{n, of, r}}
 	if can != "" {
 		d, err := capabilities.Delegate(r.Signer, of.Signer.DID(), []capabilities.Grant{{Can: can, With: p.DID.String()}}, capabilities.Terms{})
 		if err != nil {
@@ -244,14 +248,14 @@ func (n *Network) peer(name string, of *Role, can string) capabilities.Peer {
 
 // wireTo is the network between two roles: it loses and repeats.
 type wireTo struct {
-	n  *Network
-	to *Role
+	n        *Network
+	from, to *Role
 }
 
 var errLost = errors.New("connection lost")
 
 func (w *wireTo) Execute(ctx context.Context, m *capabilities.Message) (*capabilities.Message, error) {
-	if w.to.Down || w.n.struck() {
+	if w.to.Down || w.n.cut[[2]string{w.from.Name, w.to.Name}] || w.n.struck() {
 		return nil, errLost
 	}
 	local := roles.Local{Server: w.to.Server}
@@ -268,13 +272,30 @@ func (w *wireTo) Execute(ctx context.Context, m *capabilities.Message) (*capabil
 }
 
 func (w *wireTo) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message, error) {
-	if w.to.Down || w.n.struck() {
+	if w.to.Down || w.n.cut[[2]string{w.from.Name, w.to.Name}] || w.n.struck() {
 		return nil, errLost
 	}
 	return roles.Local{Server: w.to.Server}.Receipt(ctx, task)
 }
 
 func (n *Network) struck() bool { return n.Chaos > 0 && n.Rand.Float64() < n.Chaos }
+
+// Cut takes away connections between pairs of roles, chosen by chance, in one direction or both. Heal brings all back.
+func (n *Network) Cut(pairs int) {
+	if n.cut == nil {
+		n.cut = map[[2]string]bool{}
+	}
+	for range pairs {
+		a, b := n.names[n.Rand.IntN(len(n.names))], n.names[n.Rand.IntN(len(n.names))]
+		n.cut[[2]string{a, b}] = true
+		if n.Rand.IntN(2) == 0 {
+			n.cut[[2]string{b, a}] = true
+		}
+	}
+}
+
+// Heal ends every cut.
+func (n *Network) Heal() { n.cut = nil }
 
 // Conn reaches a role as an agent does: nothing is lost on the way.
 func (n *Network) Conn(name string) capabilities.Conn {

@@ -3,6 +3,8 @@ package rolestest
 import (
 	"context"
 	"errors"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -266,60 +268,124 @@ func TestTwoStorefrontsShareAnAggregator(t *testing.T) {
 	}
 }
 
-// TestChaos runs networks in which messages are lost and repeated, engines fail and roles crash.
-func TestChaos(t *testing.T) {
-	seeds := uint64(60)
+// TestSimulation runs networks in which messages are lost and repeated, engines fail, indexes lag, roles crash, are cut off from each other for
+// hours, and the clock jumps. Every acknowledged offer has to end, once, by a chain that verifies; the promises are checked over the complete
+// visible state all along. W3FILECOIN_SEEDS says how many networks, W3FILECOIN_SEED replays one.
+func TestSimulation(t *testing.T) {
+	first, count := uint64(0), uint64(300)
 	if testing.Short() {
-		seeds = 10
+		count = 20
 	}
-	for seed := range seeds {
-		n := New(t, Options{Seed: seed, Storefronts: 1 + int(seed%2), Chaos: 0.02 + 0.1*float64(seed%3)})
-		var offers []Offered
-		for i := range 6 {
-			s := "storefront"
-			if i%2 == 1 && n.Storefronts == 2 {
-				s = "storefront2"
-			}
-			content := n.Payload(1000 + n.Rand.IntN(300_000))
-			link, err := piece.Sum(content)
-			if err != nil {
+	if n, err := strconv.ParseUint(os.Getenv("W3FILECOIN_SEEDS"), 10, 64); err == nil {
+		count = n
+	}
+	if n, err := strconv.ParseUint(os.Getenv("W3FILECOIN_SEED"), 10, 64); err == nil {
+		first, count = n, 1
+	}
+	steps := 0
+	for seed := first; seed < first+count; seed++ {
+		steps += simulate(t, seed)
+		if t.Failed() {
+			t.Fatalf("replay with W3FILECOIN_SEED=%d", seed)
+		}
+	}
+	t.Logf("%d networks from seed %d, %d steps", count, first, steps)
+}
+
+func simulate(t *testing.T, seed uint64) int {
+	n := New(t, Options{Seed: seed, Storefronts: 1 + int(seed%2), Chaos: []float64{0, 0.02, 0.1, 0.2}[seed%4]})
+	stores := []string{"storefront"}
+	if n.Storefronts == 2 {
+		stores = append(stores, "storefront2")
+	}
+	var offers []Offered
+	var bad, late []Offered
+	lateContent := map[int][]byte{}
+	for i := range 4 + n.Rand.IntN(6) {
+		content := n.Payload(1 + n.Rand.IntN(300_000))
+		link, err := piece.Sum(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := n.Rand.IntN(8)
+		if kind == 0 { // a piece that the content is not
+			if link, err = piece.Sum(append(content, 1)); err != nil {
 				t.Fatal(err)
 			}
-			if i == 2 {
-				if link, err = piece.Sum(content[1:]); err != nil {
-					t.Fatal(err)
-				}
-			}
-			n.reboot()
-			o, err := n.OfferAs(s, n.World.Put(content), link, "")
-			if err != nil {
-				t.Fatalf("seed %d: %v", seed, err)
-			}
-			offers = append(offers, o)
-			for range n.Rand.IntN(40) {
-				n.Step()
-			}
+		}
+		nonce := ""
+		if kind == 1 {
+			nonce = strconv.Itoa(i)
+		}
+		c := cidOf(t, content)
+		if kind == 2 { // content that comes later
+			lateContent[i] = content
+		} else {
+			n.World.Put(content)
 		}
 		n.reboot()
-		last := n.Offer("storefront", n.Payload(600_000)) // enough volume for all
-		offers = append(offers, last)
-		steps := 0
+		o, err := n.OfferAs(stores[n.Rand.IntN(len(stores))], c, link, nonce)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		offers = append(offers, o)
+		switch kind {
+		case 0:
+			bad = append(bad, o)
+		case 2:
+			late = append(late, o)
+		}
+		for range n.Rand.IntN(40) {
+			n.Step()
+		}
+		switch n.Rand.IntN(6) {
+		case 0:
+			n.Advance(time.Duration(n.Rand.IntN(7200)) * time.Second) // a clock that jumps
+		case 1:
+			n.Cut(n.Rand.IntN(4)) // some roles do not reach each other
+		case 2:
+			n.Heal()
+		}
+	}
+	n.reboot()
+	n.Run(20*time.Hour, func() bool { return false })
+	n.Heal()
+	for _, content := range lateContent {
+		n.World.Put(content)
+	}
+	checks := 0
+	for round := 0; ; round++ {
+		// What is left over waits for volume: whoever comes last brings it.
+		n.reboot()
+		offers = append(offers, n.Offer(stores[0], n.Payload(600_000)))
 		done := n.Concluded(offers...)
-		if !n.Run(6*day, func() bool {
-			if steps++; steps%200 == 0 {
+		if n.Run(2*day, func() bool {
+			if checks++; checks%150 == 0 {
 				n.MustCheck(offers)
 			}
 			return done()
 		}) {
+			break
+		}
+		if round == 3 {
 			for _, o := range offers {
 				s, err := n.Status(o)
 				t.Logf("%s: %+v %v", o.Task, s, err)
 			}
 			t.Fatalf("seed %d: not concluded after %d steps", seed, n.Steps)
 		}
-		n.MustCheck(offers)
-		if p := n.Verify(offers[2]); p.Failure == nil || p.Failure.Name != capabilities.InvalidContentPiece {
-			t.Errorf("seed %d: the wrong piece ended as %+v", seed, p)
+	}
+	n.reboot()
+	n.MustCheck(offers)
+	for _, o := range bad {
+		if p := n.Verify(o); p.Failure == nil || p.Failure.Name != capabilities.InvalidContentPiece {
+			t.Errorf("seed %d: a wrong piece ended as %+v", seed, p)
 		}
 	}
+	for _, o := range late {
+		if p := n.Verify(o); p.Failure != nil {
+			t.Errorf("seed %d: late content ended as %v", seed, p.Failure)
+		}
+	}
+	return n.Steps
 }
