@@ -35,7 +35,7 @@ func TestProviderReadsIt(t *testing.T) {
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	provider, err := devnet.OpenProvider(devnet.ProviderConfig{
-		Address: "f01000", Client: "f01001", Offers: server.URL + "/spade", Pieces: server.URL + "/piece/{piece}", Market: market, Log: log,
+		Address: "f01000", Client: "f01001", Offers: server.URL + "/spade", Pieces: []string{server.URL + "/piece/{piece}"}, Market: market, Log: log,
 		Now: func() time.Time { return now },
 	})
 	if err != nil {

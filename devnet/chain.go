@@ -40,6 +40,8 @@ type ChainConfig struct {
 	Lifetime      int64
 	// Finality is how many epochs below the head the chain is final.
 	Finality int64
+	// Genesis is the time of epoch 0 of a new chain, in Unix seconds; 0 means now.
+	Genesis int64
 	// ShowReverted lists events that a reorganisation took back as reverted when a range is queried, as Lotus once did. Without
 	// it, and in Lotus today, they are simply absent.
 	ShowReverted bool
@@ -102,7 +104,7 @@ type Chain struct {
 	fails  []Failure // answers to the next calls
 }
 
-// OpenChain returns the chain of the file that cfg names, or a new one whose epoch 0 begins now.
+// OpenChain returns the chain of the file that cfg names, or a new one whose epoch 0 is at its genesis.
 func OpenChain(cfg ChainConfig) (*Chain, error) {
 	setDefault(&cfg.Epoch, DefaultEpoch)
 	setDefault(&cfg.PublishDelay, DefaultPublishDelay)
@@ -115,11 +117,14 @@ func OpenChain(cfg ChainConfig) (*Chain, error) {
 	if cfg.Epoch < time.Millisecond || cfg.Epoch%time.Millisecond != 0 {
 		return nil, fmt.Errorf("devnet: epochs of %s: not a whole number of milliseconds", cfg.Epoch)
 	}
+	if cfg.Genesis < 0 || cfg.Genesis > cfg.Now().Unix() {
+		return nil, fmt.Errorf("devnet: genesis %d is not in the past", cfg.Genesis)
+	}
 	if cfg.PublishDelay < 1 || cfg.ActivateDelay < 1 || cfg.Lifetime < 1 || cfg.Finality < 1 {
 		return nil, errors.New("devnet: delays, lifetime and finality are at least one epoch")
 	}
 	c := &Chain{cfg: cfg}
-	fresh := chainState{Genesis: cfg.Now().Unix(), Epoch: cfg.Epoch.Milliseconds(), NextID: 1}
+	fresh := chainState{Genesis: cmp.Or(cfg.Genesis, cfg.Now().Unix()), Epoch: cfg.Epoch.Milliseconds(), NextID: 1}
 	if cfg.Path == "" {
 		c.state = fresh
 		return c, nil
@@ -134,6 +139,9 @@ func OpenChain(cfg ChainConfig) (*Chain, error) {
 	}
 	if c.state.Genesis <= 0 || c.state.NextID == 0 {
 		return nil, fmt.Errorf("devnet: %s holds no chain", cfg.Path)
+	}
+	if cfg.Genesis != 0 && c.state.Genesis != cfg.Genesis {
+		return nil, fmt.Errorf("devnet: chain in %s began at %d, not at %d", cfg.Path, c.state.Genesis, cfg.Genesis)
 	}
 	if c.state.Epoch != fresh.Epoch {
 		return nil, fmt.Errorf("devnet: chain in %s has epochs of %d ms, not of %d ms", cfg.Path, c.state.Epoch, fresh.Epoch)

@@ -338,6 +338,19 @@ func TestRestart(t *testing.T) {
 		t.Errorf("directory holds %v, %v", left, err)
 	}
 
+	other := cfg
+	other.Genesis = cfg.Now().Unix() - 1000
+	if _, err := OpenChain(other); err == nil {
+		t.Error("a chain was opened with another genesis")
+	}
+	other.Genesis = reopened.Genesis().Unix()
+	if _, err := OpenChain(other); err != nil {
+		t.Error(err)
+	}
+	other = ChainConfig{Genesis: cfg.Now().Unix() - 3000, Epoch: cfg.Epoch, Now: cfg.Now}
+	if old, err := OpenChain(other); err != nil || old.Genesis().Unix() != other.Genesis || old.Epoch() < int64(3000*time.Second/cfg.Epoch) {
+		t.Errorf("a chain that began 3000 s ago: %+v, %v", old, err)
+	}
 	cfg.Epoch *= 2
 	if _, err := OpenChain(cfg); err == nil {
 		t.Error("a chain was opened with epochs of another length")
@@ -575,6 +588,7 @@ func TestChainConfig(t *testing.T) {
 		"odd epoch":       {Epoch: time.Microsecond},
 		"negative delay":  {PublishDelay: -1},
 		"negative length": {Lifetime: -1},
+		"begins later":    {Genesis: time.Now().Add(time.Hour).Unix()},
 		"unreachable":     {Path: filepath.Join(t.TempDir(), "no", "such", "folder")},
 	} {
 		if _, err := OpenChain(cfg); err == nil {

@@ -243,11 +243,32 @@ func checkStatus(resp *http.Response, what string, aggregate, culprit piece.Link
 	}
 }
 
-// fetch fetches the bytes of a piece and returns the piece that they make. Bytes that are missing at the end are zeros.
-func (p *Provider) fetch(ctx context.Context, aggregate, want piece.Link) (piece.Link, error) {
+// fetch fetches the bytes of a piece from the first source that has it and returns the piece that they make. The error says that the piece
+// is missing only if all sources say so.
+func (p *Provider) fetch(ctx context.Context, aggregate, want piece.Link) (got piece.Link, err error) {
+	var failed error
+	for _, address := range p.cfg.Pieces {
+		got, err = p.fetchFrom(ctx, strings.ReplaceAll(address, "{piece}", want.String()), aggregate, want)
+		if err == nil {
+			return got, nil
+		}
+		if _, final := errors.AsType[*refusal](err); final {
+			return got, err
+		}
+		if _, absent := errors.AsType[*missingError](err); !absent {
+			failed = err
+		}
+	}
+	if failed != nil {
+		return got, failed
+	}
+	return got, err
+}
+
+// fetchFrom fetches the bytes of a piece. Bytes that are missing at the end are zeros.
+func (p *Provider) fetchFrom(ctx context.Context, at string, aggregate, want piece.Link) (piece.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.PieceTimeout)
 	defer cancel()
-	at := strings.ReplaceAll(p.cfg.Pieces, "{piece}", want.String())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return piece.Link{}, fmt.Errorf("fetching piece %s: %w", want, err)

@@ -67,8 +67,9 @@ type ProviderConfig struct {
 	Client  string
 	// Offers is the URL below which the dealer lists its offers: GET {Offers}/offers.
 	Offers string
-	// Pieces is the URL of a piece, with {piece} for the piece CID v2: "http://127.0.0.1:8001/piece/{piece}". Redirects are followed.
-	Pieces string
+	// Pieces are URLs of a piece, with {piece} for the piece CID v2: "http://127.0.0.1:8001/piece/{piece}". They are tried in order until
+	// one has the piece. Redirects are followed.
+	Pieces []string
 	Market Market
 	// Path is a JSON file that keeps what the provider has seen over restarts; empty means that a restart reads all offers
 	// again, which makes no further deals. Keep it together with the file of the chain: a provider that remembers an offer as
@@ -152,9 +153,14 @@ func OpenProvider(cfg ProviderConfig) (*Provider, error) {
 	if err != nil || !isHTTP(offers) {
 		return nil, fmt.Errorf("devnet: opening provider: address of offers %q is not of the form http://host[/path]", cfg.Offers)
 	}
-	pieces, err := url.Parse(strings.ReplaceAll(cfg.Pieces, "{piece}", "piece"))
-	if err != nil || !isHTTP(pieces) || strings.Count(cfg.Pieces, "{piece}") != 1 {
-		return nil, fmt.Errorf("devnet: opening provider: address of pieces %q is not of the form http://host/path/{piece}", cfg.Pieces)
+	if len(cfg.Pieces) == 0 {
+		return nil, errors.New("devnet: opening provider: no address of pieces")
+	}
+	for _, address := range cfg.Pieces {
+		u, err := url.Parse(strings.ReplaceAll(address, "{piece}", "piece"))
+		if err != nil || !isHTTP(u) || strings.Count(address, "{piece}") != 1 {
+			return nil, fmt.Errorf("devnet: opening provider: address of pieces %q is not of the form http://host/path/{piece}", address)
+		}
 	}
 	setDefault(&cfg.Parallel, DefaultParallel)
 	setDefault(&cfg.PieceTimeout, DefaultPieceTimeout)

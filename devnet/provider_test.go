@@ -202,7 +202,7 @@ func newRig(t *testing.T, change func(*ProviderConfig)) *rig {
 	t.Helper()
 	r := &rig{world: newWorld(t, nil), dealer: newDealer(t)}
 	r.cfg = ProviderConfig{
-		Address: "f01000", Client: "f01001", Offers: r.dealer.url + "/dealer", Pieces: r.dealer.url + "/piece/{piece}",
+		Address: "f01000", Client: "f01001", Offers: r.dealer.url + "/dealer", Pieces: []string{r.dealer.url + "/piece/{piece}"},
 		Market: r.chain, Now: r.clock.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), PieceTimeout: 10 * time.Second,
 	}
 	if change != nil {
@@ -481,6 +481,44 @@ func TestMissing(t *testing.T) {
 			r.dealt()
 		})
 	}
+}
+
+// TestSeveralSources: a piece comes from whichever source has it, and is missing once all of them say so.
+func TestSeveralSources(t *testing.T) {
+	other := newDealer(t)
+	r := newRig(t, func(c *ProviderConfig) {
+		c.Pieces = append(c.Pieces, other.url+"/piece/{piece}")
+		c.Attempts, c.Backoff, c.MaxBackoff = 2, time.Second, time.Second
+	})
+	gone := func(w http.ResponseWriter, q *http.Request) bool { http.NotFound(w, q); return true }
+	away := func(w http.ResponseWriter, _ *http.Request) bool { http.Error(w, "", http.StatusBadGateway); return true }
+	shared, pieces, _ := r.dealer.offer(r.clock.Now(), 7, 600, 300)
+	other.pieces[pieces[0].String()] = r.dealer.pieces[pieces[0].String()]
+	r.dealer.breaks(pieces[0].String(), gone)
+	r.steps(1)
+	r.dealt(shared)
+
+	lost, pieces, _ := r.dealer.offer(r.clock.Now(), 9, 600)
+	r.dealer.breaks(pieces[0].String(), gone)
+	other.breaks(pieces[0].String(), away)
+	for range 4 { // more than Attempts: the one that does not answer may have it
+		r.steps(0)
+		r.clock.Add(time.Second)
+	}
+	r.dealer.breaks(pieces[0].String(), away)
+	other.breaks(pieces[0].String(), gone)
+	for range 4 {
+		r.steps(0)
+		r.clock.Add(time.Second)
+	}
+	r.dealer.breaks(pieces[0].String(), gone)
+	r.steps(0)
+	r.clock.Add(time.Second)
+	r.steps(1)
+	if got := r.provider.Refusals(); len(got) != 1 || got[0].Aggregate != lost.String() || got[0].Piece != pieces[0].String() {
+		t.Errorf("refusals are %+v", got)
+	}
+	r.dealt(shared)
 }
 
 // TestShortBody: what a piece's padded size says beyond its bytes is zeros, and those are not sent.
@@ -843,8 +881,9 @@ func TestProviderConfig(t *testing.T) {
 		"no market":         func(c *ProviderConfig) { c.Market = nil },
 		"no offers":         func(c *ProviderConfig) { c.Offers = "" },
 		"offers in a file":  func(c *ProviderConfig) { c.Offers = "file:///offers" },
-		"no template":       func(c *ProviderConfig) { c.Pieces = "http://host/piece/" },
-		"pieces in a file":  func(c *ProviderConfig) { c.Pieces = "/piece/{piece}" },
+		"no template":       func(c *ProviderConfig) { c.Pieces = []string{"http://host/piece/"} },
+		"pieces in a file":  func(c *ProviderConfig) { c.Pieces = append(c.Pieces, "/piece/{piece}") },
+		"no pieces":         func(c *ProviderConfig) { c.Pieces = nil },
 		"negative parallel": func(c *ProviderConfig) { c.Parallel = -1 },
 		"backoff over max":  func(c *ProviderConfig) { c.Backoff = 2; c.MaxBackoff = 1 },
 	} {
