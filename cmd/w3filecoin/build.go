@@ -137,7 +137,7 @@ func build(cfg Config, log *slog.Logger) (n *node, err error) {
 		id.Listen = l.Addr().String()
 		n.roles[name] = &role{name: name, listener: l}
 	}
-	if cfg.Devnet.Enabled {
+	if cfg.simulates() {
 		if err := n.buildChain(); err != nil {
 			return n, err
 		}
@@ -150,7 +150,7 @@ func build(cfg Config, log *slog.Logger) (n *node, err error) {
 			}
 		}
 	}
-	if cfg.Devnet.Enabled {
+	if cfg.simulates() {
 		if err := n.buildProvider(); err != nil {
 			return n, err
 		}
@@ -373,12 +373,15 @@ func (n *node) dealer(driver store.Driver, log *slog.Logger) (roles.Service, map
 func (n *node) dealtracker(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
 	cfg := n.cfg.DealTracker
 	network := chain.Mainnet()
-	if cfg.Network == "calibration" {
+	switch cfg.Network {
+	case "calibration":
 		network = chain.Calibration()
+	case devnetName:
+		network = chain.Network{Name: devnetName, Genesis: n.cfg.Devnet.Genesis, Epoch: time.Duration(n.cfg.Devnet.Epoch), Finality: devnetFinality}
 	}
 	rpc := cfg.RPC
 	if n.devnet != nil {
-		network = chain.Network{Name: "devnet", Genesis: n.devnet.chain.Genesis().Unix(), Epoch: n.devnet.chain.EpochDuration(),
+		network = chain.Network{Name: devnetName, Genesis: n.devnet.chain.Genesis().Unix(), Epoch: n.devnet.chain.EpochDuration(),
 			Finality: n.devnet.chain.Finality()}
 		rpc = n.devnet.url
 	}
@@ -572,7 +575,7 @@ func (n *node) run(ctx context.Context) error {
 		start(name+" workers", func() error { return r.workers.Run(ctx) })
 	}
 	if d := n.devnet; d != nil {
-		serve("devnet", d.listener, d.chain.Handler())
+		serve(devnetName, d.listener, d.chain.Handler())
 		if d.provider != nil {
 			start("devnet provider", func() error { return d.provider.Run(ctx) })
 		}
@@ -609,10 +612,13 @@ func (f *freshConns) close() {
 	}
 }
 
+// devnetFinality is how many epochs below its head the simulated chain is final.
+const devnetFinality = 2
+
 // buildChain opens the simulated chain.
 func (n *node) buildChain() error {
 	c, err := devnet.OpenChain(devnet.ChainConfig{
-		Epoch: time.Duration(n.cfg.Devnet.Epoch), PublishDelay: 2, ActivateDelay: 3, Finality: 2,
+		Epoch: time.Duration(n.cfg.Devnet.Epoch), PublishDelay: 2, ActivateDelay: 3, Finality: devnetFinality, Genesis: n.cfg.Devnet.Genesis,
 		Path: filepath.Join(n.cfg.Data, "devnet.json"), Now: time.Now,
 	})
 	if err != nil {
@@ -629,12 +635,18 @@ func (n *node) buildChain() error {
 
 // buildProvider adds the simulated storage provider, if this process knows where offers and pieces are.
 func (n *node) buildProvider() error {
-	if !n.cfg.runs(dealerRole) || !n.cfg.runs(storefrontRole) {
+	offers, pieces := n.cfg.Devnet.Offers, n.cfg.Devnet.Pieces
+	if offers == "" && n.cfg.runs(dealerRole) {
+		offers = n.cfg.url(dealerRole)
+	}
+	if len(pieces) == 0 && n.cfg.runs(storefrontRole) {
+		pieces = []string{n.cfg.url(storefrontRole) + "/piece/{piece}"}
+	}
+	if offers == "" || len(pieces) == 0 {
 		return nil
 	}
 	p, err := devnet.OpenProvider(devnet.ProviderConfig{
-		Address: "f01000", Client: "f01001",
-		Offers: n.cfg.url(dealerRole), Pieces: n.cfg.url(storefrontRole) + "/piece/{piece}",
+		Address: "f01000", Client: "f01001", Offers: offers, Pieces: pieces,
 		Market: n.devnet.chain, Path: filepath.Join(n.cfg.Data, "devnet-provider.json"), Now: time.Now, After: time.After,
 		Poll: time.Duration(n.cfg.Devnet.Epoch), Log: n.log.With("role", "devnet-provider"),
 	})

@@ -27,6 +27,8 @@ const (
 	dealerRole      = "dealer"
 	dealtrackerRole = "dealtracker"
 	computeRole     = "compute"
+	// devnetName stands among the roles for a process of the devnet.
+	devnetName = "devnet"
 )
 
 var allRoles = []string{storefrontRole, aggregatorRole, dealerRole, dealtrackerRole, computeRole}
@@ -36,7 +38,7 @@ var allRoles = []string{storefrontRole, aggregatorRole, dealerRole, dealtrackerR
 type Config struct {
 	// Data is the directory of all state: a database, keys and blobs per role. Created if it is not there.
 	Data string `toml:"data"`
-	// Roles run in this process; all if empty.
+	// Roles run in this process; all if empty. "devnet" among them enables the devnet.
 	Roles []string `toml:"roles"`
 	// Keys says which did:key stands for DIDs of other methods: "did:web:example.com" = "did:key:z6Mk…".
 	Keys map[string]string `toml:"keys"`
@@ -139,7 +141,7 @@ type DealTrackerConfig struct {
 	// RPC is the address of a Lotus or Forest node, Token its bearer token.
 	RPC   string `toml:"rpc"`
 	Token string `toml:"token"`
-	// Network is "mainnet" or "calibration".
+	// Network is "mainnet" or "calibration", or "devnet" for a chain as DevnetConfig describes it, simulated in another process for instance.
 	Network string `toml:"network"`
 	// Clients are the actor addresses whose deals are wanted; all if empty.
 	Clients []string `toml:"clients"`
@@ -166,6 +168,12 @@ type DevnetConfig struct {
 	Enabled bool     `toml:"enabled"`
 	Listen  string   `toml:"listen"` // 127.0.0.1:8009
 	Epoch   Duration `toml:"epoch"`  // 200ms
+	// Genesis is the time of epoch 0 in Unix seconds. If it is 0 a new chain begins now; a deal tracker in another process has to be told.
+	Genesis int64 `toml:"genesis"`
+	// Offers is the URL below which the dealer lists its offers, Pieces the URLs of a piece ("http://…/piece/{piece}"), tried in order;
+	// those of the dealer and the storefront of this process if empty.
+	Offers string   `toml:"offers"`
+	Pieces []string `toml:"pieces"`
 }
 
 // Size is a number of bytes, written "32GiB", "4MiB" or as plain digits.
@@ -237,6 +245,9 @@ func (c *Config) identity(role string) *Identity {
 
 // runs reports whether a role runs in this process.
 func (c *Config) runs(role string) bool { return len(c.Roles) == 0 || slices.Contains(c.Roles, role) }
+
+// simulates reports whether the devnet runs in this process.
+func (c *Config) simulates() bool { return c.Devnet.Enabled || slices.Contains(c.Roles, devnetName) }
 
 // url is how others reach a role of this process.
 func (c *Config) url(role string) string {
@@ -369,8 +380,8 @@ func (c *Config) validate() error {
 		bad("data: name the directory that holds the state")
 	}
 	for _, r := range c.Roles {
-		if !slices.Contains(allRoles, r) {
-			bad("roles: there is no role %q, only %s", r, strings.Join(allRoles, ", "))
+		if r != devnetName && !slices.Contains(allRoles, r) {
+			bad("roles: there is no role %q, only %s, %s", r, strings.Join(allRoles, ", "), devnetName)
 		}
 	}
 	for web, key := range c.Keys {
@@ -442,14 +453,36 @@ func (c *Config) validate() error {
 		}
 	}
 	if c.runs(dealtrackerRole) {
-		if c.DealTracker.RPC == "" && !c.Devnet.Enabled {
+		if c.DealTracker.RPC == "" && !c.simulates() {
 			bad("dealtracker.rpc: name a Lotus or Forest node, or try things out with --devnet, a simulated chain")
 		}
 		if s := c.DealTracker.Confidence; s != "finalized" && s != "seen" {
 			bad("dealtracker.confidence: %q is neither finalized nor seen", s)
 		}
-		if n := c.DealTracker.Network; n != "mainnet" && n != "calibration" {
-			bad("dealtracker.network: %q is neither mainnet nor calibration", n)
+		switch n := c.DealTracker.Network; n {
+		case "mainnet", "calibration":
+		case devnetName:
+			if c.Devnet.Genesis <= 0 && !c.simulates() {
+				bad("devnet.genesis: say when epoch 0 of the devnet was, in Unix seconds")
+			}
+		default:
+			bad("dealtracker.network: %q is none of mainnet, calibration, devnet", n)
+		}
+	}
+	if c.simulates() || c.DealTracker.Network == devnetName {
+		if c.Devnet.Epoch == 0 {
+			bad("devnet.epoch: it needs some time, like 200ms")
+		}
+		if c.Devnet.Genesis < 0 {
+			bad("devnet.genesis: %d is no time in Unix seconds", c.Devnet.Genesis)
+		}
+	}
+	if slices.Contains(c.Roles, devnetName) {
+		if c.Devnet.Offers == "" && !c.runs(dealerRole) {
+			bad("devnet.offers: the dealer does not run in this process, so its url is needed")
+		}
+		if len(c.Devnet.Pieces) == 0 && !c.runs(storefrontRole) {
+			bad("devnet.pieces: no storefront runs in this process, so say where pieces are, like http://127.0.0.1:8001/piece/{piece}")
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

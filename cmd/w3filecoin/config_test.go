@@ -66,6 +66,12 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 			c.Roles = []string{aggregatorRole}
 			c.Aggregator.Dealer = Neighbour{DID: "did:web:dealer.example", URL: "https://dealer.example"}
 		}, []string{"aggregator.dealer.proof", "delegate"}},
+		{"devnet alone", func(c *Config) { c.Roles = []string{devnetName} }, []string{"devnet.offers", "devnet.pieces"}},
+		{"devnet elsewhere", func(c *Config) {
+			c.Roles = []string{dealtrackerRole}
+			c.DealTracker.RPC, c.DealTracker.Network = "http://127.0.0.1:8009", devnetName
+			c.Devnet.Epoch = 0
+		}, []string{"devnet.genesis", "devnet.epoch"}},
 		{"several", func(c *Config) {
 			c.Aggregator.Sizes = []Size{3}
 			c.Storefront.UploadToken = "short"

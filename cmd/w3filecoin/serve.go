@@ -76,7 +76,7 @@ beating the earlier. docs/operations.md describes every one.`,
 	f := cmd.Flags()
 	f.StringVarP(&file, "config", "c", "", "configuration file (TOML)")
 	f.StringVar(&data, "data", "", "directory of all state")
-	f.StringSliceVar(&roleNames, "role", nil, "run only these roles: "+strings.Join(allRoles, ", "))
+	f.StringSliceVar(&roleNames, "role", nil, "run only these roles: "+strings.Join(allRoles, ", ")+", "+devnetName)
 	f.BoolVar(&withDevnet, "devnet", false, "run a SIMULATED chain and storage provider beside the roles")
 	f.StringVar(&level, "log", "info", "log level: debug, info, warn, error")
 	f.BoolVar(&check, "check", false, "check the configuration and exit")
@@ -88,7 +88,7 @@ beating the earlier. docs/operations.md describes every one.`,
 type roleAddress struct {
 	Role string `json:"role"`
 	URL  string `json:"url"`
-	DID  string `json:"did"`
+	DID  string `json:"did,omitempty"` // the devnet has none
 }
 
 // announce says on stderr where everything is; with --json on stdout, one line, so that a script can read it.
@@ -99,6 +99,9 @@ func (a *app) announce(n *node) {
 			list = append(list, roleAddress{name, n.cfg.url(name), n.signers[name].DID().String()})
 		}
 	}
+	if n.devnet != nil && a.json {
+		list = append(list, roleAddress{Role: devnetName, URL: n.devnet.url})
+	}
 	if a.json {
 		// Nothing can be done about a reader that is gone.
 		_ = a.result(list, nil)
@@ -108,6 +111,6 @@ func (a *app) announce(n *node) {
 		fmt.Fprintf(a.stderr, "%-12s %-28s %s\n", r.Role, r.URL, r.DID)
 	}
 	if n.devnet != nil {
-		fmt.Fprintf(a.stderr, "%-12s %-28s simulated: nothing is stored on Filecoin\n", "devnet", n.devnet.url)
+		fmt.Fprintf(a.stderr, "%-12s %-28s simulated: nothing is stored on Filecoin\n", devnetName, n.devnet.url)
 	}
 }
