@@ -3,9 +3,11 @@ package rolestest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,7 +274,7 @@ func TestTwoStorefrontsShareAnAggregator(t *testing.T) {
 // hours, and the clock jumps. Every acknowledged offer has to end, once, by a chain that verifies; the promises are checked over the complete
 // visible state all along. W3FILECOIN_SEEDS says how many networks, W3FILECOIN_SEED replays one.
 func TestSimulation(t *testing.T) {
-	first, count := uint64(0), uint64(300)
+	first, count := uint64(0), uint64(200)
 	if testing.Short() {
 		count = 20
 	}
@@ -282,14 +284,23 @@ func TestSimulation(t *testing.T) {
 	if n, err := strconv.ParseUint(os.Getenv("W3FILECOIN_SEED"), 10, 64); err == nil {
 		first, count = n, 1
 	}
-	steps := 0
-	for seed := first; seed < first+count; seed++ {
-		steps += simulate(t, seed)
-		if t.Failed() {
-			t.Fatalf("replay with W3FILECOIN_SEED=%d", seed)
+	var steps atomic.Int64
+	const chunk = 25
+	t.Run("networks", func(t *testing.T) {
+		for from := first; from < first+count; from += chunk {
+			to := min(from+chunk, first+count)
+			t.Run(fmt.Sprintf("%d-%d", from, to-1), func(t *testing.T) {
+				t.Parallel()
+				for seed := from; seed < to; seed++ {
+					steps.Add(int64(simulate(t, seed)))
+					if t.Failed() {
+						t.Fatalf("replay with W3FILECOIN_SEED=%d", seed)
+					}
+				}
+			})
 		}
-	}
-	t.Logf("%d networks from seed %d, %d steps", count, first, steps)
+	})
+	t.Logf("%d networks from seed %d, %d steps", count, first, steps.Load())
 }
 
 func simulate(t *testing.T, seed uint64) int {
