@@ -42,14 +42,29 @@ func (l *Ledger) Conclude(signer capabilities.Signer) capabilities.Method {
 			}
 			receipts = []*capabilities.Receipt{r}
 		}
+		// A report is sorted by task, so a receipt may stand before the one whose task joins its own and which makes it awaited.
+		early := map[cid.Cid]*capabilities.Receipt{}
 		refused := 0
 		for _, r := range receipts {
-			switch _, err := l.Arrive(ctx, inv.Message, r); {
-			case errors.Is(err, capabilities.ErrInvalidReceipt):
-				refused++
-				l.log.Warn("refused a receipt", "task", r.Ran, "from", inv.Issuer, "err", err)
-			case err != nil:
-				return nil, err
+			for r != nil {
+				outcome, err := l.Arrive(ctx, inv.Message, r)
+				if errors.Is(err, capabilities.ErrInvalidReceipt) {
+					refused++
+					l.log.Warn("refused a receipt", "task", r.Ran, "from", inv.Issuer, "err", err)
+					break
+				}
+				if err != nil {
+					return nil, err
+				}
+				if outcome == Unknown {
+					early[r.Ran] = r
+				}
+				if outcome != Kept {
+					break
+				}
+				next := early[r.Join]
+				delete(early, r.Join)
+				r = next
 			}
 		}
 		if refused == len(receipts) {

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -293,6 +294,47 @@ func TestConclude(t *testing.T) {
 	}
 	if n := len(f.arrivals("arrived")); n != 1 {
 		t.Errorf("%d arrivals, want 1", n)
+	}
+}
+
+// TestConcludeInAnyOrder: of two receipts in one message, the task of one joins that of the other. A report is sorted by task, so either may come
+// first, and both are kept.
+func TestConcludeInAnyOrder(t *testing.T) {
+	seen := map[bool]bool{}
+	for i := 0; len(seen) < 2 && i < 64; i++ {
+		f := newFixture(t)
+		task := acceptTask(t)
+		next, err := capabilities.Invoke(agg, agg.DID(), agg.DID().String(), &piececap.Accept{Piece: link(t), Group: strconv.Itoa(i)}, capabilities.Terms{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fx := capabilities.Effects{Join: &next}
+		r := acceptReceipt(t, agg, task, link(t), fx)
+		m := capabilities.Conclusion(r, task, fx)
+		capabilities.AddConclusion(m, acceptReceipt(t, agg, next, link(t), capabilities.Effects{}), next, capabilities.Effects{})
+		inv := conclude1(t, m, r.Link())
+		joinedFirst := inv.Message.Receipts()[0].Ran.Equals(next.Link())
+		if seen[joinedFirst] {
+			continue
+		}
+		seen[joinedFirst] = true
+		if _, err := f.ledger.Await(ctx, task.Link(), nil, owner, "arrived", true); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.ledger.Conclude(front)(ctx, inv); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []cid.Cid{task.Link(), next.Link()} {
+			if _, err := f.ledger.Receipt(ctx, c); err != nil {
+				t.Errorf("joined first %t: the receipt of %s is not kept: %v", joinedFirst, c, err)
+			}
+		}
+		if n := len(f.arrivals("arrived")); n != 2 {
+			t.Errorf("joined first %t: %d arrivals, want 2", joinedFirst, n)
+		}
+	}
+	if len(seen) != 2 {
+		t.Error("no message had the receipts the other way round")
 	}
 }
 
