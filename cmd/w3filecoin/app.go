@@ -51,7 +51,7 @@ func newRoot(a *app) *cobra.Command {
   w3filecoin verify chain.car         check a chain of receipts, offline`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          arguments(cobra.NoArgs),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(a.stdout)

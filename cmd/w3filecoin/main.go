@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/storacha/w3filecoin/capabilities"
@@ -60,7 +61,12 @@ func run(ctx context.Context, app *app, args []string) int {
 		fmt.Fprintln(app.stderr, "w3filecoin: interrupted")
 		return code
 	}
-	fmt.Fprintf(app.stderr, "w3filecoin: %v\n", err)
+	// What a role answered may hold anything; line breaks are ours.
+	lines := strings.Split(err.Error(), "\n")
+	for i := range lines {
+		lines[i] = printable(lines[i])
+	}
+	fmt.Fprintf(app.stderr, "w3filecoin: %s\n", strings.Join(lines, "\n"))
 	if hint != "" {
 		fmt.Fprintf(app.stderr, "  hint: %s\n", hint)
 	}

@@ -36,7 +36,7 @@ func newOfferCommand(a *app) *cobra.Command {
 		Short: "Store files at a storefront and offer them",
 		Long: `Store each file at the storefront, compute its piece, and invoke filecoin/offer. Prints one line per file: content, piece and the task
 of the offer, by which its receipts are found. With --follow it waits for the deals, and with --save it keeps the chains of receipts.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			agent, err := readSigner(key)
 			if err != nil {
@@ -92,7 +92,7 @@ of the offer, by which its receipts are found. With --follow it waits for the de
 	f := cmd.Flags()
 	f.StringVar(&url, "url", "http://127.0.0.1:8001", "the storefront")
 	f.StringVar(&token, "token", os.Getenv("W3FILECOIN_STOREFRONT_UPLOAD_TOKEN"), "its upload token")
-	f.StringVar(&key, "key", "", "file of your agent's key (make one with `w3filecoin key generate`)")
+	f.StringVar(&key, "key", "", "file of your agent's key, as 'w3filecoin key generate' makes it")
 	f.StringVar(&with, "with", "", "the space to offer on; your agent's own DID if empty")
 	f.StringArrayVar(&proofs, "proof", nil, "file of a delegation of the space to your agent")
 	f.BoolVar(&follow, "follow", false, "wait until every offer has ended")
@@ -165,6 +165,8 @@ func dialStorefront(ctx context.Context, url, token string, agent capabilities.S
 }
 
 func (o *offerer) getJSON(ctx context.Context, path string, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.url+path, nil)
 	if err != nil {
 		return err
@@ -329,7 +331,9 @@ func (o *offerer) follow(ctx context.Context, of offered, seen func(capabilities
 				return nil, err
 			}
 		}
-		if ended(status, of.Content) {
+		if p, ok := pieceOf(status, of.Content); ok && p.State == "expired" {
+			return nil, &exitError{exitRefused, fmt.Errorf("%s has expired: %s", of.File, p.Reason), "offer it again"}
+		} else if ok && p.ended() {
 			chain, err := client.Follow(ctx, o.conn, of.Task)
 			if err != nil {
 				return nil, err
@@ -346,14 +350,19 @@ func (o *offerer) follow(ctx context.Context, of offered, seen func(capabilities
 	}
 }
 
-func ended(s capabilities.Status, content cid.Cid) bool {
+// pieceStatus is where the piece of one content stands.
+type pieceStatus struct{ capabilities.PieceStatus }
+
+func pieceOf(s capabilities.Status, content cid.Cid) (pieceStatus, bool) {
 	for _, p := range s.Pieces {
 		if p.Content == content.String() {
-			switch p.State {
-			case "dealt", "invalid", "failed":
-				return true
-			}
+			return pieceStatus{p}, true
 		}
 	}
-	return false
+	return pieceStatus{}, false
+}
+
+// ended reports whether the offer has a terminal receipt.
+func (p pieceStatus) ended() bool {
+	return p.State == "dealt" || p.State == "invalid" || p.State == "failed"
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ func TestMain(m *testing.M) {
 //	conclude ABILITY…           for which tasks it has receipts; the chains files are not affected
 //	asked N                     wait until it was asked for N statuses
 //	modes OCTAL FILE            check the permissions of a file
+//	serves CONFIG               run all roles of a configuration beside the script, the storefront at $STOREFRONT_URL
 //	json FILE                   check that a file, or stdout, is JSON and nothing else
 //
 // In its folder are chains: chain.car holds, invalid.car holds and ends in a failure, forged.car has a signature changed, otherdeal.car names a deal that
@@ -50,6 +52,7 @@ func TestScripts(t *testing.T) {
 			"exits":    exits,
 			"modes":    modes,
 			"json":     isJSON,
+			"serves":   serves,
 			"answers":  func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).answers(ts, args) },
 			"conclude": func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).conclude(args) },
 			"asked":    func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).wait(ts, args) },
@@ -70,6 +73,12 @@ func setup(env *testscript.Env) error {
 		"invalid.car": chaintest.NewInvalid(),
 	} {
 		if err := os.WriteFile(filepath.Join(env.WorkDir, name), c.Message().Encode(), 0o600); err != nil {
+			return err
+		}
+	}
+	// Content for pieces of two sizes: one that makes an aggregate with little else, one that is too large.
+	for name, size := range map[string]int{"big.txt": 1_500_000, "huge.txt": 3_000_000} {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), bytes.Repeat([]byte(name), size/len(name)), 0o600); err != nil {
 			return err
 		}
 	}

@@ -28,7 +28,7 @@ beating the earlier. docs/operations.md describes every one.`,
 		Example: `  w3filecoin serve --config w3filecoin.toml
   w3filecoin serve --role aggregator --data /var/lib/w3filecoin --config aggregator.toml
   w3filecoin serve --devnet            with a simulated chain and storage provider, to try things out`,
-		Args: cobra.NoArgs,
+		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := readConfig(file, os.Environ())
 			if err != nil {
