@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestCrash kills a network, all roles in one process, at moments left to chance while offers come in, W3FILECOIN_CRASHES times, and starts it
+// again. What was acknowledged is known after each start and ends well; no receipt ever changes; nothing is done twice.
+func TestCrash(t *testing.T) {
+	crashes := int(number(t, "W3FILECOIN_CRASHES", 3))
+	seed := seed(t)
+	r := rand.New(rand.NewPCG(seed, 0))
+	began := time.Now()
+	n := newTogether(t)
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	enough := make(chan struct{})
+	var offerers sync.WaitGroup
+	for i := range 4 {
+		offerers.Go(func() { offerAll(ctx, t, n, rand.New(rand.NewPCG(seed, uint64(i+1))), enough) })
+	}
+	defer offerers.Wait()
+	defer stop()
+
+	kills := 0
+	for kills < crashes {
+		sometime(t, r, 1200*time.Millisecond)
+		n.kill()
+		n.start()
+		kills++
+		if kills < crashes && r.IntN(4) == 0 {
+			// Again, while it is starting or recovering.
+			sometime(t, r, 200*time.Millisecond)
+			n.kill()
+			n.start()
+			kills++
+		}
+		n.ready()
+		if err := n.check(t.Context(), r, 10); err != nil {
+			t.Fatalf("after crash %d: %v", kills, err)
+		}
+	}
+	close(enough)
+	offerers.Wait()
+	n.settle(t, r, patience)
+	n.concluded(t, n.chainFile())
+	n.stop()
+	n.log.clean(t)
+	t.Logf("%d crashes, %d pieces, %s", kills, len(n.done), time.Since(began).Round(10*time.Millisecond))
+}
+
+// offerAll makes up content and offers it, now and then, until it is enough. Whoever is cut off by a crash offers the same again.
+func offerAll(ctx context.Context, t *testing.T, n *together, r *rand.Rand, enough <-chan struct{}) {
+	for {
+		c := newContent(t, r, 0)
+		_, err := n.promised(ctx, n.front, c)
+		if err == nil && r.IntN(4) == 0 {
+			// Once more, and by another agent: the receipt of the first is the same as before, and both share the work.
+			if _, err = n.promised(ctx, n.front, c); err == nil {
+				_, err = n.promised(ctx, n.other, c)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			t.Errorf("offering %s: %v", c.cid, err)
+		}
+		select {
+		case <-enough:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(r.Int64N(int64(400 * time.Millisecond)))):
+		}
+	}
+}
+
+// sometime lets some time pass, as chance will have it: what happens meanwhile is what is tested.
+func sometime(t *testing.T, r *rand.Rand, limit time.Duration) {
+	select {
+	case <-t.Context().Done():
+	case <-time.After(time.Duration(r.Int64N(int64(limit)))):
+	}
+}
