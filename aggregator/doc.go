@@ -17,6 +17,7 @@
 // The receipts of piece/accept are pure functions of the plan and the key: one walk over the aggregate makes them, a page at a time, and sends each
 // storefront its own.
 //
-// service.go holds the capabilities, events.go one method per message (each safe to repeat, in any order), policy.go what closes when, records.go
+// service.go holds the capabilities, events.go the messages (one method each, safe to repeat, in any order), close.go how a lane closes, policy.go what goes
+// into an aggregate, walk.go the receipts, records.go
 // the rows.
 package aggregator

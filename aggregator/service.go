@@ -126,7 +126,7 @@ func New(d Deps) (*Service, error) {
 func (s *Service) Methods() map[string]capabilities.Method {
 	return map[string]capabilities.Method{
 		piececap.OfferAbility:  s.offer,
-		piececap.AcceptAbility: s.own,
+		piececap.AcceptAbility: tasks.Own(s.Signer.DID(), s.Receipt, "the piece is not in an aggregate yet"),
 		ucan.ConcludeAbility:   s.ledger.Conclude(s.Signer),
 	}
 }
@@ -152,7 +152,7 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 		return nil, capabilities.NewPieceTooLarge(nb.Piece, limit)
 	}
 	accept, err := capabilities.Invoke(s.Signer, self, self.String(),
-		&piececap.Accept{Piece: nb.Piece, Group: nb.Group}, capabilities.Terms{Nonce: effectNonce(inv.UCAN)})
+		&piececap.Accept{Piece: nb.Piece, Group: nb.Group}, capabilities.Terms{Nonce: inv.EffectNonce()})
 	if err != nil {
 		return nil, err
 	}
@@ -164,29 +164,6 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	var effects store.Effects
 	pieceQueue.Send(&effects, pieceMessage{inv.Link()})
 	return s.ledger.Accept(ctx, inv.Task, r, fx, store.Listing{}, effects)
-}
-
-// effectNonce is the nonce of every task that follows from an invocation: none if the invocation has none, otherwise its CID.
-func effectNonce(u *capabilities.UCAN) string {
-	if u.Nonce == "" {
-		return ""
-	}
-	return u.Link().String()
-}
-
-// own answers piece/accept, a task of the aggregator's own, which the walk over an aggregate executes.
-func (s *Service) own(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
-	if inv.Issuer != s.Signer.DID() || inv.Resource() != s.Signer.DID().String() {
-		return nil, capabilities.Fail(capabilities.UnsupportedCapability, "%s does not have a %q capability provider", inv.Resource(), inv.Can())
-	}
-	m, err := s.Receipt(ctx, inv.Link())
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, &capabilities.Unavailable{RetryAfter: time.Minute, Reason: "the piece is not in an aggregate yet"}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return m.Receipt(inv.Link()), nil
 }
 
 // Receipt returns the conclusion of a task: one that the aggregator executed, or of the dealer behind it. store.ErrNotFound if the task

@@ -50,6 +50,15 @@ func (t Task) Can() string { return t.Capabilities[0].Can }
 // Resource returns the DID (or URI) that the ability is invoked on.
 func (t Task) Resource() string { return t.Capabilities[0].With }
 
+// EffectNonce is the nonce of every task that follows from this one: none if it has none, so that equal invocations share their effects,
+// otherwise its CID.
+func (t Task) EffectNonce() string {
+	if t.Nonce == "" {
+		return ""
+	}
+	return t.Link().String()
+}
+
 // Caveats reads the task's parameters into c. The error is a [Failure] that a client can be told.
 func (t Task) Caveats(c Struct) error {
 	nb := t.Capabilities[0].Nb

@@ -84,7 +84,7 @@ func (s *Service) offered(ctx context.Context, msg offerMessage) error {
 	if err != nil {
 		return err
 	}
-	nonce := effectNonce(offer.UCAN)
+	nonce := offer.EffectNonce()
 	key := aggregateKey(nb.Aggregate, nb.Pieces, nonce)
 	if err := s.ledger.Own(ctx, accept, key); err != nil {
 		return err

@@ -120,7 +120,7 @@ func New(d Deps) (*Service, error) {
 func (s *Service) Methods() map[string]capabilities.Method {
 	return map[string]capabilities.Method{
 		aggregatecap.OfferAbility:  s.offer,
-		aggregatecap.AcceptAbility: s.own,
+		aggregatecap.AcceptAbility: tasks.Own(s.Signer.DID(), s.Receipt, "the aggregate is not in a deal yet"),
 	}
 }
 
@@ -165,7 +165,7 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	}
 
 	accept, err := capabilities.Invoke(s.Signer, self, self.String(),
-		&aggregatecap.Accept{Aggregate: nb.Aggregate, Pieces: nb.Pieces}, capabilities.Terms{Nonce: effectNonce(inv.UCAN)})
+		&aggregatecap.Accept{Aggregate: nb.Aggregate, Pieces: nb.Pieces}, capabilities.Terms{Nonce: inv.EffectNonce()})
 	if err != nil {
 		return nil, err
 	}
@@ -182,29 +182,6 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	}
 	offerQueue.Send(&effects, offerMessage{inv.Link()})
 	return s.ledger.Accept(ctx, inv.Task, r, fx, store.Listing{}, effects)
-}
-
-// effectNonce is the nonce of every task that follows from an invocation: none if the invocation has none, otherwise its CID.
-func effectNonce(u *capabilities.UCAN) string {
-	if u.Nonce == "" {
-		return ""
-	}
-	return u.Link().String()
-}
-
-// own answers aggregate/accept, a task of the dealer's own, which a poll executes.
-func (s *Service) own(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
-	if inv.Issuer != s.Signer.DID() || inv.Resource() != s.Signer.DID().String() {
-		return nil, capabilities.Fail(capabilities.UnsupportedCapability, "%s does not have a %q capability provider", inv.Resource(), inv.Can())
-	}
-	m, err := s.Receipt(ctx, inv.Link())
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, &capabilities.Unavailable{RetryAfter: time.Minute, Reason: "the aggregate is not in a deal yet"}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return m.Receipt(inv.Link()), nil
 }
 
 // Receipt returns the conclusion of a task that the dealer executed. store.ErrNotFound if the task is unknown or not concluded.

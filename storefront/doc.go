@@ -15,5 +15,6 @@
 // Every state that waits shows a reason, since when, and the next try. Only invalid, failed and dealt are terminal: the receipt of filecoin/accept
 // is issued with the commit that enters them, once.
 //
-// service.go holds the capabilities, events.go one method per message (each safe to repeat, in any order), records.go the rows.
+// service.go holds the capabilities, events.go the messages (one method each, safe to repeat, in any order), validate.go how a piece is judged, conclude.go how offers
+// end, records.go the rows.
 package storefront

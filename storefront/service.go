@@ -113,10 +113,11 @@ func New(d Deps) (*Service, error) {
 
 // Methods returns the capabilities that the storefront executes.
 func (s *Service) Methods() map[string]capabilities.Method {
+	own := tasks.Own(s.Signer.DID(), s.Receipt, "it is not concluded yet")
 	return map[string]capabilities.Method{
 		filecoin.OfferAbility:  s.offer,
-		filecoin.SubmitAbility: s.own,
-		filecoin.AcceptAbility: s.own,
+		filecoin.SubmitAbility: own,
+		filecoin.AcceptAbility: own,
 		filecoin.InfoAbility:   s.info,
 		ucan.ConcludeAbility:   s.ledger.Conclude(s.Signer),
 	}
@@ -138,7 +139,7 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	if limit := s.Policy.MaxPiece; limit != 0 && nb.Piece.PaddedSize() > limit {
 		return nil, capabilities.NewPieceTooLarge(nb.Piece, limit)
 	}
-	nonce := effectNonce(inv.UCAN)
+	nonce := inv.EffectNonce()
 	self := s.Signer.DID()
 	submit, err := capabilities.Invoke(s.Signer, self, self.String(),
 		&filecoin.Submit{Content: nb.Content, Piece: nb.Piece}, capabilities.Terms{Nonce: nonce})
@@ -163,37 +164,12 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 // offersIndex lists the offers of a piece between their acknowledgement and the piece's row.
 func offersIndex(p piece.Link) string { return "offers/" + p.String() }
 
-// effectNonce is the nonce of every task that follows from an invocation: none if the invocation has none, so that equal offers share
-// their effects, otherwise the invocation's CID.
-func effectNonce(u *capabilities.UCAN) string {
-	if u.Nonce == "" {
-		return ""
-	}
-	return u.Link().String()
-}
-
 // supported reports whether a content CID names a whole byte string: raw or CAR codec, sha2-256.
 func supported(c cid.Cid) bool {
 	const car = 0x0202
 	prefix := c.Prefix()
 	return prefix.Version == 1 && (prefix.Codec == cid.Raw || prefix.Codec == car) &&
 		prefix.MhType == multihash.SHA2_256 && prefix.MhLength == 32
-}
-
-// own answers filecoin/submit and filecoin/accept: tasks of the storefront's own, which their messages execute. Invoked over the
-// wire they get the terminal receipt if there is one.
-func (s *Service) own(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
-	if inv.Issuer != s.Signer.DID() || inv.Resource() != s.Signer.DID().String() {
-		return nil, capabilities.Fail(capabilities.UnsupportedCapability, "%s does not have a %q capability provider", inv.Resource(), inv.Can())
-	}
-	m, err := s.Receipt(ctx, inv.Link())
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, &capabilities.Unavailable{RetryAfter: time.Minute, Reason: fmt.Sprintf("%s of this pair is not concluded yet", inv.Can())}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return m.Receipt(inv.Link()), nil
 }
 
 // Receipt returns the conclusion of a task: one that the storefront executed, or of the roles behind it. store.ErrNotFound if the

@@ -101,6 +101,59 @@ func (l *Ledger) Get(ctx context.Context, task cid.Cid) (Record, error) {
 	return rec.Value, err
 }
 
+// Entry is a task as the ledger has it. Receipt is nil while it is not concluded there.
+type Entry struct {
+	capabilities.Task
+	Message *capabilities.Message
+	Receipt *capabilities.Receipt
+	At      int64 // milliseconds since the Unix epoch
+}
+
+// Read returns a task whose invocation is known, with its receipt if there is one.
+func (l *Ledger) Read(ctx context.Context, link cid.Cid) (Entry, error) {
+	rec, err := l.records.Get(ctx, Key(link))
+	if err != nil {
+		return Entry{}, err
+	}
+	m, err := rec.Value.Decode()
+	if err != nil {
+		return Entry{}, err
+	}
+	task, ok := capabilities.FindTask(m, link)
+	if !ok {
+		return Entry{}, fmt.Errorf("the record of task %s lacks its invocation", link)
+	}
+	return Entry{task, m, m.Receipt(link), rec.Value.At}, nil
+}
+
+// Effect returns the task that a kept receipt links.
+func (k Entry) Effect(link cid.Cid) (capabilities.Task, error) {
+	t, ok := capabilities.FindTask(k.Message, link)
+	if !ok {
+		return t, fmt.Errorf("the record of %s %s lacks its effect %s", k.Can(), k.Link(), link)
+	}
+	return t, nil
+}
+
+// Own returns the method that answers tasks which a role gives itself, as effects, and which its messages execute. Invoked over the wire
+// with the role's own key they get the terminal receipt, or are told that there is none yet.
+func Own(self capabilities.DID, receipt func(context.Context, cid.Cid) (*capabilities.Message, error), pending string) capabilities.Method {
+	return func(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
+		if inv.Issuer != self || inv.Resource() != self.String() {
+			return nil, capabilities.Fail(capabilities.UnsupportedCapability,
+				"%s does not have a %q capability provider", inv.Resource(), inv.Can())
+		}
+		m, err := receipt(ctx, inv.Link())
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, &capabilities.Unavailable{RetryAfter: time.Minute, Reason: pending}
+		}
+		if err != nil {
+			return nil, err
+		}
+		return m.Receipt(inv.Link()), nil
+	}
+}
+
 // Accept acknowledges a task with its receipt, in one commit with the messages and blobs that this causes. Once it returns the
 // promise of the receipt is durable. If the task was acknowledged before, nothing is written and the earlier receipt is returned.
 func (l *Ledger) Accept(ctx context.Context, task capabilities.Task, r *capabilities.Receipt, fx capabilities.Effects,
