@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 
 	"github.com/storacha/w3filecoin/capabilities"
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
@@ -141,6 +142,10 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	}
 	if with := inv.Resource(); with != self.String() && with != invoker {
 		return nil, capabilities.Fail(capabilities.UnsupportedCapability, "%s does not have a %q capability provider", with, inv.Can())
+	}
+	if p := nb.Pieces.Prefix(); p.Version != 1 || p.Codec != cid.DagCBOR || p.MhType != multihash.SHA2_256 || p.MhLength != 32 {
+		// A row is named by it; a CID that holds the list itself has any length.
+		return nil, &capabilities.Unavailable{Invalid: true, Reason: "the list of pieces is linked by another CID than one of DAG-CBOR with SHA2-256"}
 	}
 	list, ok := inv.Message.Block(nb.Pieces)
 	if !ok {
