@@ -267,7 +267,7 @@ func parseURL(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("URL cannot be parsed: %w", ErrForbidden)
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, fmt.Errorf("URL is neither http nor https: %w", ErrForbidden)
-	case u.Hostname() == "" || u.Opaque != "" || len(u.Host) > 300:
+	case u.Hostname() == "" || u.Opaque != "" || len(u.Host) > 300 || strings.Contains(u.Host, "%"): // a zone names an interface of one machine
 		return nil, fmt.Errorf("URL has no valid host: %w", ErrForbidden)
 	case u.User != nil:
 		return nil, fmt.Errorf("URL has credentials: %w", ErrForbidden)
