@@ -1,6 +1,7 @@
 package roles
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -90,4 +91,36 @@ func (m *Metrics) Batch(role string, changes int, took time.Duration) {
 func (m *Metrics) Gauge(name, help, role string, read func() float64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: name, Help: help, ConstLabels: prometheus.Labels{"role": role}}, read))
+}
+
+// maxDead bounds how many dead letters of a role are counted when somebody asks.
+const maxDead = 1000
+
+// DeadLetters measures how many dead letters a role has, by queue, when somebody asks. At most the first thousand are counted.
+func (m *Metrics) DeadLetters(role string, rows store.Rows) {
+	m.registry.MustRegister(&deadLetters{rows, prometheus.NewDesc("w3filecoin_dead_letters",
+		"Messages that failed for the last time and wait for the operator, 1000 of a role at most.", []string{"queue"}, prometheus.Labels{"role": role})})
+}
+
+type deadLetters struct {
+	rows store.Rows
+	desc *prometheus.Desc
+}
+
+// Describe implements [prometheus.Collector].
+func (d *deadLetters) Describe(ch chan<- *prometheus.Desc) { ch <- d.desc }
+
+// Collect implements [prometheus.Collector].
+func (d *deadLetters) Collect(ch chan<- prometheus.Metric) {
+	letters, _, err := store.ListDead(context.Background(), d.rows, "", "", maxDead)
+	if err != nil {
+		return // a database in trouble must not take the other measurements away; this one is missing then
+	}
+	counts := map[string]int{}
+	for _, l := range letters {
+		counts[l.Queue]++
+	}
+	for queue, n := range counts {
+		ch <- prometheus.MustNewConstMetric(d.desc, prometheus.GaugeValue, float64(n), queue)
+	}
 }
