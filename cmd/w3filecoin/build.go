@@ -55,6 +55,7 @@ type node struct {
 	// decoding bounds the request bodies of all roles together.
 	decoding *semaphore.Weighted
 	devnet   *simulated
+	admin    *adminServer // nil: none
 	metrics  *roles.Metrics
 	closers  []func() error
 }
@@ -63,6 +64,7 @@ type node struct {
 type role struct {
 	name     string
 	server   *roles.Server
+	rows     store.Rows
 	workers  *roles.Workers
 	handler  http.Handler
 	listener net.Listener
@@ -155,6 +157,9 @@ func build(cfg Config, log *slog.Logger) (n *node, err error) {
 			return n, err
 		}
 	}
+	if err := n.buildAdmin(); err != nil {
+		return n, err
+	}
 	return n, nil
 }
 
@@ -193,6 +198,8 @@ func (n *node) buildRole(r *role) error {
 	n.metrics.Gauge("w3filecoin_store_bytes", "Size of the database.", r.name, func() float64 { return float64(engine.Stats().DBBytes) })
 	changes := new(roles.Changes)
 	waker := store.NewWaker(changes.Watch(engine))
+	r.rows = waker
+	n.metrics.DeadLetters(r.name, waker)
 
 	signer := n.signers[r.name]
 	revocations := roles.NewRevocations(waker, n.keys, time.Now)
@@ -222,6 +229,7 @@ func (n *node) buildRole(r *role) error {
 	version := buildVersion()
 	h := &roles.HTTP{
 		Server: r.server, MaxBody: roles.MaxBody(r.name), Decoding: n.decoding, Revocations: revocations, Routes: routes,
+		Ready: newReadiness(waker, time.Now, log).check,
 		Version: roles.Version{Name: r.name, Version: version.Version, Commit: version.Commit,
 			DID: signer.DID().String(), PublicKey: signer.KeyDID().String()},
 	}
@@ -579,6 +587,9 @@ func (n *node) run(ctx context.Context) error {
 		if d.provider != nil {
 			start("devnet provider", func() error { return d.provider.Run(ctx) })
 		}
+	}
+	if n.admin != nil {
+		serve("admin", n.admin.listener, n.admin.handler)
 	}
 	group.Wait()
 	return first

@@ -41,7 +41,7 @@ func TestCLIDoc(t *testing.T) {
 			return
 		}
 		want := map[string]bool{}
-		cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
 			if f.Name != "help" {
 				want[f.Name] = true
 			}

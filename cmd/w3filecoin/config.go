@@ -46,6 +46,8 @@ type Config struct {
 	DIDWeb []string `toml:"did_web"`
 	// Attestors are DIDs of authorities, besides a role itself, whose ucan/attest sessions are honoured.
 	Attestors []string `toml:"attestors"`
+	// Admin is the address of the admin interface, on loopback: "127.0.0.1:8010". It is off if empty.
+	Admin string `toml:"admin"`
 
 	Storefront  StorefrontConfig  `toml:"storefront"`
 	Aggregator  AggregatorConfig  `toml:"aggregator"`
@@ -395,6 +397,9 @@ func (c *Config) validate() error {
 		if _, err := wire.ParseDID(a); err != nil {
 			bad("attestors: %q is not a DID: %v", a, err)
 		}
+	}
+	if c.Admin != "" && !loopback(c.Admin) {
+		bad("admin: %q is not an address that only this machine reaches, like 127.0.0.1:8010", c.Admin)
 	}
 	for _, role := range allRoles {
 		if !c.runs(role) {

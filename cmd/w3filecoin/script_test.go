@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 //	modes OCTAL FILE            check the permissions of a file
 //	serves CONFIG               run all roles of a configuration beside the script, the storefront at $STOREFRONT_URL
 //	json FILE                   check that a file, or stdout, is JSON and nothing else
+//	buries DIR ROLE QUEUE N TEXT  make dead letters whose errors begin with the text
+//	waiting DIR ROLE QUEUE N    check how many messages wait, none of them tried yet, and take them
+//	holds [DIR ROLE]            have a database in use, or no more
+//	ids NAME                    set $NAME to the only "id" of stdout
 //
 // In its folder are chains: chain.car holds, invalid.car holds and ends in a failure, forged.car has a signature changed, otherdeal.car names a deal that
 // the dealer did not report, unfinished.car lacks the end, two.car proves the same as chain.car.
@@ -53,6 +57,10 @@ func TestScripts(t *testing.T) {
 			"modes":    modes,
 			"json":     isJSON,
 			"serves":   serves,
+			"buries":   buries,
+			"waiting":  waiting,
+			"holds":    holds,
+			"ids":      ids,
 			"answers":  func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).answers(ts, args) },
 			"conclude": func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).conclude(args) },
 			"asked":    func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).wait(ts, args) },
@@ -87,6 +95,7 @@ func setup(env *testscript.Env) error {
 	server := httptest.NewServer(r)
 	env.Defer(server.Close)
 	env.Values[roleKey{}] = r
+	env.Values[heldKey{}] = new(heldDatabase)
 	// Programs under the race detector linger for a second when they end.
 	env.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	env.Setenv("URL", server.URL)

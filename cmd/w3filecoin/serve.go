@@ -110,6 +110,9 @@ func (a *app) announce(n *node) {
 	for _, r := range list {
 		fmt.Fprintf(a.stderr, "%-12s %-28s %s\n", r.Role, r.URL, r.DID)
 	}
+	if n.admin != nil {
+		fmt.Fprintf(a.stderr, "%-12s %-28s token in %s\n", "admin", n.admin.url, tokenFile(n.cfg.Data))
+	}
 	if n.devnet != nil {
 		fmt.Fprintf(a.stderr, "%-12s %-28s simulated: nothing is stored on Filecoin\n", devnetName, n.devnet.url)
 	}
