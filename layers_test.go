@@ -61,7 +61,8 @@ var layers = map[string]layer{
 		why: "it implements what the dealer asks for"},
 	"devnet": {may: []string{"piece", "segment", "chain", "capabilities/...", "wire/...", "store", "dealtracker", "tasks"}, network: true, never: servers,
 		why: "the simulated world does over HTTP what the real one does"},
-	"web": {network: true, why: "the pages use the HTTP interface like anybody else"},
+	"interop": {why: "it holds tests against the published packages, and no code"},
+	"web":     {network: true, why: "the pages use the HTTP interface like anybody else"},
 }
 
 var role = layer{may: []string{"capabilities/...", "piece", "segment", "store", "tasks", "wire/..."}, network: true,

@@ -126,7 +126,11 @@ export class Services {
   async record(request, response) {
     const { taskStore, receiptStore } = this.stores.storefront
     for (const invocation of (await CAR.request.decode(request)).invocations) await taskStore.put(invocation)
-    for (const receipt of (await CAR.response.decode(response)).receipts.values()) await receiptStore.put(receipt)
+    for (const receipt of (await CAR.response.decode(response)).receipts.values()) {
+      // Of several receipts of one task the last one counts.
+      for (const earlier of receiptStore.items) if (earlier.ran.link().equals(receipt.ran.link())) receiptStore.items.delete(earlier)
+      await receiptStore.put(receipt)
+    }
   }
 
   /** The storefront's workers: compute the pieces of what was submitted and take note of them, as long as the content is at hand. */
