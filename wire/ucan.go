@@ -38,9 +38,20 @@ type UCAN struct {
 	block Block
 }
 
+// Bounds of one UCAN, far beyond what is in use: checking a signature takes several times the size of what is signed,
+// and the smallest capabilities and facts take up to 24 times their size in memory.
+const (
+	maxUCAN         = 256 << 10 // bytes of the block
+	maxCapabilities = 100
+	maxFacts        = 100
+)
+
 // DecodeUCAN decodes the UCAN in a block whose bytes have been checked against its CID, as those from ReadCAR have.
-// The error wraps ErrMalformed.
+// The error wraps ErrMalformed, or ErrLimit if the block has more than 256 KiB, 100 capabilities or 100 facts.
 func DecodeUCAN(b Block) (*UCAN, error) {
+	if len(b.Bytes) > maxUCAN {
+		return nil, fmt.Errorf("%w: UCAN %.100s of %d bytes, more than %d", ErrLimit, b.CID, len(b.Bytes), maxUCAN)
+	}
 	if !isDAGCBOR(b.CID) {
 		return nil, fmt.Errorf("%w: UCAN %.100s: neither JWTs nor CIDs other than DAG-CBOR with SHA2-256 are supported",
 			ErrMalformed, b.CID)
@@ -84,7 +95,9 @@ func (u *UCAN) decode(b []byte) error {
 			}
 		case "att":
 			seen |= ucanAtt
-			u.Capabilities = readCapabilities(r)
+			if u.Capabilities, err = readCapabilities(r); err != nil {
+				return err
+			}
 		case "aud":
 			seen |= ucanAud
 			if raw := r.Bytes(); r.Err() == nil {
@@ -101,7 +114,9 @@ func (u *UCAN) decode(b []byte) error {
 				u.Expiration = &exp
 			}
 		case "fct":
-			u.Facts = readFacts(r)
+			if u.Facts, err = readFacts(r); err != nil {
+				return err
+			}
 		case "iss":
 			seen |= ucanIss
 			if raw := r.Bytes(); r.Err() == nil {
@@ -133,10 +148,13 @@ func (u *UCAN) decode(b []byte) error {
 	return r.Done()
 }
 
-func readCapabilities(r *cbor.Reader) []Capability {
+func readCapabilities(r *cbor.Reader) ([]Capability, error) {
 	n := r.Array()
 	if n == 0 {
 		r.Failf("no capability")
+	}
+	if n > maxCapabilities {
+		return nil, fmt.Errorf("%w: %d capabilities, more than %d", ErrLimit, n, maxCapabilities)
 	}
 	caps := make([]Capability, 0, min(n, 16)) // n is merely announced
 	for range n {
@@ -159,26 +177,29 @@ func readCapabilities(r *cbor.Reader) []Capability {
 			}
 		}
 		if r.Err() != nil {
-			return nil
+			return nil, nil
 		}
 		caps = append(caps, c)
 	}
-	return caps
+	return caps, nil
 }
 
-func readFacts(r *cbor.Reader) [][]byte {
+func readFacts(r *cbor.Reader) ([][]byte, error) {
 	n := r.Array()
 	if n == 0 {
 		r.Failf("fct is empty rather than absent")
+	}
+	if n > maxFacts {
+		return nil, fmt.Errorf("%w: %d facts, more than %d", ErrLimit, n, maxFacts)
 	}
 	facts := make([][]byte, 0, min(n, 16)) // n is merely announced
 	for range n {
 		facts = append(facts, readMap(r, "fact"))
 		if r.Err() != nil {
-			return nil
+			return nil, nil
 		}
 	}
-	return facts
+	return facts, nil
 }
 
 // readMap returns the bytes of a map, which name is for the error message.
@@ -224,6 +245,9 @@ func (u *UCAN) validate() error {
 	if len(u.Capabilities) == 0 {
 		return fmt.Errorf("%w: UCAN without capability", ErrMalformed)
 	}
+	if len(u.Capabilities) > maxCapabilities || len(u.Facts) > maxFacts {
+		return fmt.Errorf("%w: UCAN of %d capabilities and %d facts", ErrLimit, len(u.Capabilities), len(u.Facts))
+	}
 	for i := range u.Capabilities {
 		c := &u.Capabilities[i]
 		if err := c.check(); err != "" {
@@ -253,8 +277,8 @@ func checkMap(b []byte) error {
 	return r.Done()
 }
 
-// Encode returns the block of u, made from its fields. The error wraps ErrMalformed: u is not complete, or holds what
-// DecodeUCAN would refuse.
+// Encode returns the block of u, made from its fields. The error wraps ErrMalformed or ErrLimit: u is not complete, or
+// holds what DecodeUCAN would refuse.
 func (u *UCAN) Encode() (Block, error) {
 	if err := u.validate(); err != nil {
 		return Block{}, err
@@ -262,7 +286,16 @@ func (u *UCAN) Encode() (Block, error) {
 	if _, err := DecodeSignature(u.Signature); err != nil {
 		return Block{}, err
 	}
-	return u.encode(), nil
+	return u.sized()
+}
+
+// sized is encode for a UCAN that is not too large.
+func (u *UCAN) sized() (Block, error) {
+	b := u.encode()
+	if len(b.Bytes) > maxUCAN {
+		return Block{}, fmt.Errorf("%w: UCAN of %d bytes, more than %d", ErrLimit, len(b.Bytes), maxUCAN)
+	}
+	return b, nil
 }
 
 // encode encodes fields that have been checked.
@@ -330,8 +363,8 @@ func (u *UCAN) encode() Block {
 }
 
 // SignUCAN signs u, which needs audience and capabilities; issuer and signature are set here. Ed25519 being
-// deterministic, equal fields give equal links. The error wraps ErrMalformed: u holds what DecodeUCAN would refuse, or
-// caveats or facts that cannot be signed since they have no JSON form of their own (cbor.ToJSON).
+// deterministic, equal fields give equal links. The error wraps ErrMalformed or ErrLimit: u holds what DecodeUCAN would
+// refuse, or caveats or facts that cannot be signed since they have no JSON form of their own (cbor.ToJSON).
 func SignUCAN(s Signer, u UCAN) (*UCAN, error) {
 	u.Issuer = s.DID()
 	if err := u.validate(); err != nil {
@@ -342,7 +375,9 @@ func SignUCAN(s Signer, u UCAN) (*UCAN, error) {
 		return nil, fmt.Errorf("signing a UCAN: %w", err)
 	}
 	u.Signature = s.Sign(payload)
-	u.block = u.encode()
+	if u.block, err = u.sized(); err != nil {
+		return nil, fmt.Errorf("signing a UCAN: %w", err)
+	}
 	return &u, nil
 }
 

@@ -1,0 +1,77 @@
+package wire_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/storacha/w3filecoin/wire"
+	"github.com/storacha/w3filecoin/wire/cbor"
+)
+
+// TestUCANBounds: what is a little more than a UCAN may have is refused, by those who read it and by those who write it.
+func TestUCANBounds(t *testing.T) {
+	signer, err := wire.GenerateSigner(bytes.NewReader(make([]byte, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	capability := wire.Capability{Can: "*", With: "a:b"}
+	capabilities := func(n int) []wire.Capability {
+		list := make([]wire.Capability, n)
+		for i := range list {
+			list[i] = capability
+		}
+		return list
+	}
+	facts := func(n int) [][]byte {
+		list := make([][]byte, n)
+		for i := range list {
+			list[i] = []byte{0xa0}
+		}
+		return list
+	}
+	valid := split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
+	rest := len(valid.with("nnc", text("x")).join()) - 1 + 4 // without the nonce, and with the head of a long one
+	const size = 256 << 10
+	for _, tt := range []struct {
+		name    string
+		ucan    wire.UCAN
+		encoded fields
+		ok      bool
+	}{
+		{"100 capabilities", wire.UCAN{Capabilities: capabilities(100)}, valid.with("att", bytes.Join([][]byte{
+			cbor.AppendArray(nil, 100), bytes.Repeat(fields{"can": text("*"), "with": text("a:b")}.join(), 100)}, nil)), true},
+		{"101 capabilities", wire.UCAN{Capabilities: capabilities(101)}, valid.with("att", bytes.Join([][]byte{
+			cbor.AppendArray(nil, 101), bytes.Repeat(fields{"can": text("*"), "with": text("a:b")}.join(), 101)}, nil)), false},
+		{"100 facts", wire.UCAN{Capabilities: capabilities(1), Facts: facts(100)},
+			valid.with("fct", append(cbor.AppendArray(nil, 100), bytes.Repeat([]byte{0xa0}, 100)...)), true},
+		{"101 facts", wire.UCAN{Capabilities: capabilities(1), Facts: facts(101)},
+			valid.with("fct", append(cbor.AppendArray(nil, 101), bytes.Repeat([]byte{0xa0}, 101)...)), false},
+		{"256 KiB", wire.UCAN{Capabilities: capabilities(1), Nonce: strings.Repeat("x", size-1000)},
+			valid.with("nnc", text(strings.Repeat("x", size-rest))), true},
+		{"256 KiB and a byte", wire.UCAN{Capabilities: capabilities(1), Nonce: strings.Repeat("x", size)},
+			valid.with("nnc", text(strings.Repeat("x", size-rest+1))), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			judge := func(err error) {
+				t.Helper()
+				if tt.ok && err != nil || !tt.ok && !errors.Is(err, wire.ErrLimit) {
+					t.Errorf("got %v", err)
+				}
+			}
+			b := wire.EncodeBlock(tt.encoded.join())
+			if strings.HasPrefix(tt.name, "256 KiB") && len(b.Bytes)-size > 1 {
+				t.Fatalf("the block has %d bytes", len(b.Bytes))
+			}
+			_, err := wire.DecodeUCAN(b)
+			judge(err)
+			tt.ucan.Audience = signer.DID()
+			_, err = wire.SignUCAN(signer, tt.ucan)
+			judge(err)
+			tt.ucan.Issuer, tt.ucan.Signature = signer.DID(), wire.AbsentSignature()
+			_, err = tt.ucan.Encode()
+			judge(err)
+		})
+	}
+}
