@@ -23,18 +23,23 @@ func Covers(delegated, claimed wire.Capability) error {
 	if delegated.Nb == nil {
 		return nil
 	}
-	r := cbor.NewReader(delegated.Nb)
-	for range r.Map() {
-		key := r.Key()
-		want := r.Raw()
-		if r.Err() != nil {
+	// Both maps have their keys in order, so one pass over them is enough.
+	want := cbor.NewReader(delegated.Nb)
+	got := fieldReader{r: cbor.NewReader(claimed.Nb)}
+	if claimed.Nb != nil {
+		got.left = got.r.Map()
+	}
+	for range want.Map() {
+		key := want.Key()
+		value := want.Raw()
+		if want.Err() != nil {
 			break
 		}
-		if got := field(claimed.Nb, key); !bytes.Equal(got, want) {
+		if !bytes.Equal(got.find(key), value) {
 			return fmt.Errorf("delegated for one value of %q only, claimed for another", key)
 		}
 	}
-	return r.Done()
+	return want.Done()
 }
 
 // abilityCovers: equal, or "*", or "space/*" for "space/anything".
@@ -46,21 +51,29 @@ func abilityCovers(delegated, claimed string) bool {
 	return all && strings.HasPrefix(claimed, namespace+"/")
 }
 
-// field returns the raw value of a key in a map, nil if it is not there.
-func field(m, key []byte) []byte {
-	if m == nil {
-		return nil
-	}
-	r := cbor.NewReader(m)
-	for range r.Map() {
-		k := r.Key()
-		v := r.Raw()
-		if r.Err() != nil {
+// fieldReader finds values in a map by ascending keys.
+type fieldReader struct {
+	r    *cbor.Reader
+	left int
+	key  []byte // the last one read, if there was one before
+	raw  []byte
+}
+
+// find returns the raw value of a key that comes after all that were asked for before, nil if it is not there.
+func (f *fieldReader) find(key []byte) []byte {
+	for f.raw == nil || cbor.CompareKeys(string(f.key), string(key)) < 0 {
+		if f.left == 0 {
 			return nil
 		}
-		if bytes.Equal(k, key) {
-			return v
+		f.left--
+		f.key, f.raw = f.r.Key(), f.r.Raw()
+		if f.r.Err() != nil {
+			f.left = 0
+			return nil
 		}
 	}
-	return nil
+	if !bytes.Equal(f.key, key) {
+		return nil
+	}
+	return f.raw
 }
