@@ -6,6 +6,7 @@ import { after, before, describe, test } from 'node:test'
 import { invoke } from '@ucanto/client'
 import { CBOR, Delegation, Message } from '@ucanto/core'
 import { Absentee } from '@ucanto/principal'
+import * as RSA from '@ucanto/principal/rsa'
 import { CAR } from '@ucanto/transport'
 import * as AggregatorCaps from '@storacha/capabilities/filecoin/aggregator'
 import * as DealerCaps from '@storacha/capabilities/filecoin/dealer'
@@ -28,6 +29,7 @@ import * as world from './lib/world.mjs'
 const { KiB, MiB, agent, storefront, aggregator, dealer, tracker, compute, otherStorefront, otherAggregator, payloadOf, space, stranger } = world
 const TOKEN = 'a-token-for-interop-tests'
 const MAX_PIECE = 4 * MiB
+const CAR_CODEC = 0x0202
 const tasks = new Tasks({ storefront, aggregator, dealer, compute })
 
 describe('JavaScript client, Go services', { timeout: 120_000 }, () => {
@@ -37,7 +39,7 @@ describe('JavaScript client, Go services', { timeout: 120_000 }, () => {
     // Together they fill an aggregate of 4 MiB by more than half. Not all fill their piece.
     contents = await Promise.all([
       world.content(1, payloadOf(MiB)), world.content(2, payloadOf(512 * KiB)), world.content(3, payloadOf(512 * KiB) - 1000),
-      world.content(4, payloadOf(256 * KiB)), world.content(5, 100_000), world.content(6, 500),
+      world.content(4, payloadOf(256 * KiB)), world.content(5, 100_000, CAR_CODEC), world.content(6, 500),
     ])
     inbox = await new Inbox({ ids: [otherStorefront, otherAggregator] }).start()
     go = await serve({
@@ -220,6 +222,27 @@ describe('JavaScript client, Go services', { timeout: 120_000 }, () => {
       same(deals, [{ aggregate: accepted.aggregate, provider: 'f01000', aux: accepted.aux }])
     })
 
+    await t.test('the chain as a file', async () => {
+      const offered = (await offer(first)).ran.link()
+      const file = join(go.dir, 'chain.car')
+      await run('receipt', `${offered}`, '--chain', '--url', go.urls.storefront, '-o', file)
+      const [proven] = await run('verify', file)
+      assert.equal(proven.piece, `${first.piece}`)
+      assert.equal(proven.aggregate, `${accepted.aggregate}`)
+      // It is an agent message.
+      const { receipts } = await CAR.request.decode({ body: new Uint8Array(await readFile(file)), headers: {} })
+      assert.equal(receipts.size, 8)
+      const { aggregate, pieces } = receipts.get(`${(await tasks.pieceAccept(first.piece, group)).cid}`).fx.join.capabilities[0].nb
+      for (const [task, executor] of [
+        [offered, storefront], [await tasks.submit(first), storefront], [await tasks.pieceCid(first), compute],
+        [await tasks.pieceOffer(first.piece, group), aggregator], [await tasks.pieceAccept(first.piece, group), aggregator],
+        [await tasks.aggregateOffer(aggregate, pieces), dealer], [await tasks.aggregateAccept(aggregate, pieces), dealer],
+        [await tasks.accept(first), storefront],
+      ]) {
+        await believable(receipts.get(`${task.cid ?? task}`), task, executor)
+      }
+    })
+
     await t.test('the storefront’s own tasks, asked for by itself', async () => {
       const itself = { issuer: storefront, audience: storefront, with: storefront.did() }
       const submitted = await Storefront.filecoinSubmit(itself, first.cid, first.piece, at.storefront)
@@ -356,9 +379,49 @@ describe('JavaScript client, Go services', { timeout: 120_000 }, () => {
       const revocation = await UCANCaps.revoke
         .invoke({ issuer: space, audience: storefront, with: space.did(), nb: { ucan: proof.cid }, proofs: [proof] })
         .execute(at.storefront.connection)
-      assert.ok(revocation.out.ok, revocation.out.error?.message)
+      assert.equal(typeof revocation.out.ok?.time, 'number', revocation.out.error?.message)
       failed(await offer(other, on([proof])), 'Unauthorized')
     })
+  })
+
+  test('agents with RSA keys, as browsers have them', async () => {
+    const [content, browser] = [await world.content(35, 3000), await RSA.generate()]
+    const proof = await StorefrontCaps.filecoin.delegate({ issuer: space, audience: browser, with: space.did() })
+    const receipt = await offer(content, { issuer: browser, audience: storefront, with: space.did(), proofs: [proof] })
+    assert.equal(`${receipt.out.ok?.piece}`, `${content.piece}`, receipt.out.error?.message)
+  })
+
+  test('nonces and facts, in all the ways of writing JSON', async () => {
+    const content = await world.content(36, 3000)
+    const nb = { content: content.cid, piece: content.piece }
+    const facts = [{ text: '<"übung" & \u2028\u0007/>', float: 1.5, large: 1e21, negative: -7, bytes: new Uint8Array([1, 2]), list: [null, true], link: content.cid }]
+    const invocation = await StorefrontCaps.filecoinOffer
+      .invoke({ ...asAgent, nb, nonce: 'once <&> \u2028 more', facts, expiration: Infinity })
+      .delegate()
+    const [receipt] = await at.storefront.connection.execute(invocation)
+    assert.equal(`${receipt.out.ok?.piece}`, `${content.piece}`, receipt.out.error?.message)
+    // What follows from an offer with a nonce is apart from what follows from others: its nonce is the offer's CID.
+    const effect = capability =>
+      capability
+        .invoke({ issuer: storefront, audience: storefront, with: storefront.did(), nb, nonce: `${invocation.cid}`, expiration: Infinity })
+        .delegate()
+    followedBy(receipt, { fork: [await effect(StorefrontCaps.filecoinSubmit)], join: await effect(StorefrontCaps.filecoinAccept) })
+  })
+
+  test('pieces are computed alike', async () => {
+    const lengths = [65, 126, 127, 128, 253, 254, 255, 500, 1016, 1017, 2032, 65_535, 65_536, payloadOf(64 * KiB), payloadOf(64 * KiB) + 1, 200_000]
+    const files = await Promise.all(
+      lengths.map(async length => {
+        const file = join(go.dir, `content-${length}`)
+        await writeFile(file, world.bytes(length, length))
+        return file
+      })
+    )
+    const told = await run('piece', ...files)
+    for (const [i, length] of lengths.entries()) {
+      const { cid, piece } = await world.content(length, length)
+      assert.deepEqual([told[i].content, told[i].piece], [`${cid}`, `${piece}`], `${length} bytes`)
+    }
   })
 
   test('an offer with a PDP proof has the same effects', async () => {
@@ -464,6 +527,12 @@ describe('JavaScript client, Go services', { timeout: 120_000 }, () => {
       assert.equal(`${proofs[0].cid}`, `${(await standing(DealerCaps.aggregateOffer, dealer, otherAggregator)).cid}`)
       const receipt = await Dealer.aggregateOffer({ ...conf, proofs }, aggregate, pieces, at.dealer)
       await believable(receipt, receipt.ran, dealer)
+      same(receipt.out.ok, { aggregate })
+      followedBy(receipt, { join: accept })
+    })
+
+    await t.test('aggregate/offer on the aggregator itself, as the published one links it', async () => {
+      const receipt = await Dealer.aggregateOffer({ ...conf, with: otherAggregator.did() }, aggregate, pieces, at.dealer)
       same(receipt.out.ok, { aggregate })
       followedBy(receipt, { join: accept })
     })

@@ -14,6 +14,9 @@ const binary = process.env.W3FILECOIN_BIN ?? fileURLToPath(new URL('../../bin/w3
 // Settings come from the configuration file alone.
 const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('W3FILECOIN_')))
 
+// Whoever ends the tests ends the processes as well: those are killed at exit.
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
+
 /** How long a process may take to start, or to end when asked to. */
 const patience = 20_000
 

@@ -29,12 +29,12 @@ export function bytes(seed, length) {
 /** The most bytes that fill a piece of so many padded bytes. */
 export const payloadOf = padded => (padded / 128) * 127
 
-/** Content with its CID and its piece, both computed here. */
-export async function content(seed, length) {
+/** Content with its CID and its piece, both computed here. Uploads are mostly CAR files, whose CIDs say so. */
+export async function content(seed, length, codec = raw.code) {
   const payload = bytes(seed, length)
   return {
     payload,
-    cid: CID.createV1(raw.code, await sha256.digest(payload)),
+    cid: CID.createV1(codec, await sha256.digest(payload)),
     piece: Piece.fromPayload(payload).link,
   }
 }
