@@ -328,7 +328,7 @@ func (n *Network) Step() bool {
 		n.t.Fatalf("seed %d: %s has a message in queue %q that nobody handles", n.Seed, c.role.Name, c.queue)
 	}
 	if n.struck() {
-		c.role.faults = storetest.Nth(1+n.Rand.IntN(6), []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict}[n.Rand.IntN(3)])
+		c.role.faults = storetest.Nth(1+n.Rand.IntN(20), []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict}[n.Rand.IntN(3)])
 	}
 	_, err := consumer.Step(context.Background())
 	c.role.faults = nil
