@@ -236,8 +236,9 @@ func (s *Service) pieceAccepted(ctx context.Context, msg tasks.Arrival) error {
 	if err != nil {
 		return err
 	}
-	// While the piece is still validated, offerPiece is about to look for the receipt itself.
-	if p.Value.State != Offered || !p.Value.PieceAccept.Equals(msg.Task) {
+	// While the piece is still validated, offerPiece is about to look for the receipt itself. One that is aggregated already may lack what comes
+	// after that: all of it can be repeated.
+	if p.Value.State != Offered && p.Value.State != Aggregated || !p.Value.PieceAccept.Equals(msg.Task) {
 		return nil
 	}
 	kept, err := s.ledger.Read(ctx, msg.Task)
