@@ -125,13 +125,20 @@ type daemon struct {
 	err   error // how it ended
 }
 
+// newDaemon prepares one. Its log is kept beside its configuration.
 func newDaemon(t testing.TB, name, config string, urls ...string) *daemon {
-	d := &daemon{t: t, name: name, config: config, roles: urls, log: &journal{name: name}}
+	t.Helper()
+	file, err := os.Create(strings.TrimSuffix(config, ".toml") + ".log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{t: t, name: name, config: config, roles: urls, log: &journal{name: name, file: file}}
 	t.Cleanup(func() {
 		if d.running() {
 			d.cmd.Process.Kill()
 			<-d.ended
 		}
+		file.Close()
 		if t.Failed() {
 			t.Logf("the last of %s's log:\n%s", name, d.log.tail())
 		}
@@ -214,6 +221,7 @@ func (d *daemon) stop() {
 // journal reads the log of a process as it is written: JSON lines, and what is anything else is a fault.
 type journal struct {
 	name string
+	file io.Writer
 
 	mu     sync.Mutex
 	rest   []byte
@@ -224,6 +232,9 @@ type journal struct {
 func (j *journal) Write(b []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if _, err := j.file.Write(b); err != nil {
+		return 0, err
+	}
 	j.rest = append(j.rest, b...)
 	for {
 		line, rest, ok := bytes.Cut(j.rest, []byte("\n"))
@@ -232,7 +243,7 @@ func (j *journal) Write(b []byte) (int, error) {
 		}
 		j.rest = rest
 		j.last = append(j.last, string(line))
-		if len(j.last) > 60 {
+		if len(j.last) > 30 {
 			j.last = j.last[1:]
 		}
 		var entry struct {
@@ -731,7 +742,7 @@ type together struct {
 // newTogether starts one.
 func newTogether(t testing.TB) *together {
 	t.Helper()
-	dir := t.TempDir()
+	dir := t.ArtifactDir()
 	a := addresses(t, 6)
 	n := &together{data: filepath.Join(dir, "data")}
 	config := writeConfig(t, filepath.Join(dir, "w3filecoin.toml"), fmt.Sprintf(`
