@@ -86,6 +86,16 @@ const (
 	InvalidPiece        = "InvalidPiece"        // aggregate/accept: pieces proven bad
 )
 
+// Terminal reports whether a failure is final by its name. All others, whoever signs them, may pass: other implementations sign receipts for faults
+// of the moment too.
+func (f *Failure) Terminal() bool {
+	switch f.Name {
+	case InvalidPieceCID, InvalidContentPiece, AggregationFailed, AggregateMismatch, InvalidPiece, UnsupportedContent:
+		return true
+	}
+	return false
+}
+
 // Malformed says that the caveats of an invocation do not have the shape that its ability asks for.
 func Malformed(can, with string, err error) *Failure {
 	return &Failure{Name: MalformedCapability, Message: fmt.Sprintf("%s on %s has malformed caveats: %v", can, with, err)}

@@ -15,8 +15,7 @@ import (
 // checkResult checks that a result has the shape that its ability promises, and tells whether it is terminal.
 func checkResult(can string, out wire.Result) (terminal bool, err error) {
 	if out.Error != nil {
-		f := capabilities.ReadFailure(out.Error)
-		return can != compute.PieceCIDAbility || f.Name == capabilities.UnsupportedContent, nil
+		return capabilities.ReadFailure(out.Error).Terminal(), nil
 	}
 	var ok capabilities.Struct
 	switch can {

@@ -134,6 +134,20 @@ func TestArrive(t *testing.T) {
 		{"awaited", good, nil, true, Kept, false},
 		{"nobody waits", good, nil, false, Unknown, false},
 		{"signed by somebody else", acceptReceipt(t, front, task, link(t), capabilities.Effects{}), nil, true, Unknown, true},
+		{"a failure that may pass", func() *capabilities.Receipt {
+			r, err := capabilities.IssueFailure(agg, task.Link(), capabilities.Fail("StoreOperationFailed", "try again"), capabilities.Effects{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}(), nil, true, Passing, false},
+		{"a failure that is final", func() *capabilities.Receipt {
+			r, err := capabilities.IssueFailure(agg, task.Link(), capabilities.NewAggregationFailed(5, "no deal"), capabilities.Effects{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}(), nil, true, Kept, false},
 		{"without its invocation", good, func(r *capabilities.Receipt) *capabilities.Message {
 			m := new(capabilities.Message)
 			m.AddReceipt(r)
