@@ -243,7 +243,7 @@ func (j *journal) Write(b []byte) (int, error) {
 		}
 		j.rest = rest
 		j.last = append(j.last, string(line))
-		if len(j.last) > 30 {
+		if len(j.last) > 20 {
 			j.last = j.last[1:]
 		}
 		var entry struct {

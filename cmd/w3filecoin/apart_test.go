@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/roles"
+	"github.com/storacha/w3filecoin/wire"
+)
+
+// apart is a network in which each role is a process of its own, with its own key, database and directory, and knows of the others what
+// its configuration says.
+type apart struct {
+	*eye
+	t      *testing.T
+	dir    string
+	fronts []*offerer
+	// roles by the name of their configuration: "one", "two" (storefronts), "aggregator", "dealer", "dealtracker", "compute", "devnet".
+	roles map[string]*daemon
+	url   map[string]string
+	// did is who a role is, key the did:key that signs for it.
+	did, key map[string]string
+}
+
+// newApart makes keys, delegations and configurations with the program, as operators do, and starts all processes at once.
+func newApart(t *testing.T) *apart {
+	t.Helper()
+	n := &apart{t: t, dir: t.ArtifactDir(), roles: map[string]*daemon{}, url: map[string]string{}, did: map[string]string{}, key: map[string]string{}}
+	names := []string{"one", "two", "aggregator", "dealer", "dealtracker", "compute"}
+	free := addresses(t, len(names)+1)
+	listen := map[string]string{"devnet": free[len(names)]}
+	for i, name := range names {
+		listen[name], n.url[name] = free[i], "http://"+free[i]
+		n.key[name] = newKey(t, n.file(name+".pem"))
+		n.did[name] = n.key[name]
+	}
+	n.url["devnet"] = "http://" + listen["devnet"]
+	// One storefront and the aggregator have names of their own; the others are their keys.
+	n.did["one"], n.did["aggregator"] = "did:web:one.example", "did:web:aggregator.example"
+	agents := []string{newKey(t, n.file("agent1.pem")), newKey(t, n.file("agent2.pem"))}
+
+	n.delegate("aggregator", "one", "piece/offer")
+	n.delegate("aggregator", "two", "piece/offer")
+	n.delegate("compute", "one", "compute/piececid")
+	n.delegate("compute", "two", "compute/piececid")
+	n.delegate("dealer", "aggregator", "aggregate/offer")
+
+	var table strings.Builder
+	table.WriteString("[keys]\n")
+	static := map[capabilities.DID]capabilities.DID{}
+	for _, name := range []string{"one", "aggregator"} {
+		fmt.Fprintf(&table, "%q = %q\n", n.did[name], n.key[name])
+		static[parsed(t, n.did[name])] = parsed(t, n.key[name])
+	}
+	identity := func(role, name string) string {
+		text := fmt.Sprintf("data = %q\nroles = [%q]\n%s[%s]\nkey = %q\nlisten = %q\n", name, role, &table, role, name+".pem", listen[name])
+		if n.did[name] != n.key[name] {
+			text += fmt.Sprintf("did = %q\n", n.did[name])
+		}
+		return text
+	}
+	neighbour := func(section, name, proof string) string {
+		text := fmt.Sprintf("[%s]\ndid = %q\nurl = %q\n", section, n.did[name], n.url[name])
+		if proof != "" {
+			text += fmt.Sprintf("proof = %q\n", proof)
+		}
+		return text
+	}
+	registered := func(section, name string) string { return neighbour("["+section+"]", name, "") }
+	const sizes = `sizes = ["1MiB", "2MiB", "4MiB", "8MiB"]` + "\n"
+	for i, name := range []string{"one", "two"} {
+		n.configure(name, identity("storefront", name)+fmt.Sprintf("allow = [%q]\nupload_token = %q\n", agents[i], uploadToken)+
+			"max_piece = \"4MiB\"\ncontent_retry = \"100ms\"\npull = \"5s\"\n"+
+			neighbour("storefront.aggregator", "aggregator", proofFile("aggregator", name, "piece/offer"))+
+			neighbour("storefront.compute", "compute", proofFile("compute", name, "compute/piececid"))+
+			neighbour("storefront.dealtracker", "dealtracker", ""))
+	}
+	n.configure("aggregator", identity("aggregator", "aggregator")+sizes+"budget = \"1s\"\npull = \"5s\"\n"+
+		neighbour("aggregator.dealer", "dealer", proofFile("dealer", "aggregator", "aggregate/offer"))+
+		registered("aggregator.storefronts", "one")+registered("aggregator.storefronts", "two"))
+	n.configure("dealer", identity("dealer", "dealer")+sizes+"poll = \"100ms\"\n"+
+		neighbour("dealer.dealtracker", "dealtracker", "")+registered("dealer.aggregators", "aggregator"))
+	devnet := fmt.Sprintf("[devnet]\nlisten = %q\nepoch = \"50ms\"\ngenesis = %d\n", listen["devnet"], time.Now().Unix())
+	n.configure("dealtracker", identity("dealtracker", "dealtracker")+
+		fmt.Sprintf("rpc = %q\nnetwork = \"devnet\"\nclients = [\"f01001\"]\npoll = \"100ms\"\n", n.url["devnet"])+devnet)
+	n.configure("compute", identity("compute", "compute")+
+		registered("compute.storefronts", "one")+registered("compute.storefronts", "two"))
+	n.configure("devnet", "data = \"devnet\"\nroles = [\"devnet\"]\n"+devnet+
+		fmt.Sprintf("offers = %q\npieces = [\"%s/piece/{piece}\", \"%s/piece/{piece}\"]\n", n.url["dealer"], n.url["one"], n.url["two"]))
+
+	for _, d := range n.roles {
+		d.start()
+	}
+	for _, d := range n.roles {
+		d.ready()
+	}
+	keys := roles.NewKeys(roles.KeysConfig{Static: static, Now: time.Now})
+	for i, name := range []string{"one", "two"} {
+		n.fronts = append(n.fronts, dial(t, n.url[name], signerOf(t, n.file(fmt.Sprintf("agent%d.pem", i+1))), keys))
+	}
+	n.eye = newEye(keys, dial(t, n.url["aggregator"], n.fronts[0].agent, keys), dial(t, n.url["dealer"], n.fronts[0].agent, keys))
+	return n
+}
+
+func (n *apart) file(name string) string { return filepath.Join(n.dir, name) }
+
+func (n *apart) configure(name, text string) {
+	n.t.Helper()
+	var urls []string
+	if name != "devnet" {
+		urls = append(urls, n.url[name])
+	}
+	n.roles[name] = newDaemon(n.t, name, writeConfig(n.t, n.file(name+".toml"), text), urls...)
+}
+
+func proofFile(from, to, can string) string {
+	return from + "-" + to + "-" + strings.ReplaceAll(can, "/", "-") + ".ucan"
+}
+
+func (n *apart) delegate(from, to, can string) {
+	n.t.Helper()
+	args := []string{"delegate", "--key", n.file(from + ".pem"), "--to", n.did[to], "--can", can, "-o", n.file(proofFile(from, to, can))}
+	if n.did[from] != n.key[from] {
+		args = append(args, "--did", n.did[from])
+	}
+	cli(n.t, args...)
+}
+
+func parsed(t testing.TB, text string) capabilities.DID {
+	t.Helper()
+	did, err := wire.ParseDID(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return did
+}
+
+// offerSome offers that many pieces at both storefronts in turn, several at a time.
+func (n *apart) offerSome(r *rand.Rand, count int) (list []*offering) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(n.t.Context(), patience+time.Duration(count)*200*time.Millisecond)
+	defer cancel()
+	work := make(chan func())
+	var group sync.WaitGroup
+	list = make([]*offering, count)
+	for range 8 {
+		group.Go(func() {
+			for f := range work {
+				f()
+			}
+		})
+	}
+	for i := range count {
+		c := newContent(n.t, r, 0)
+		work <- func() {
+			var err error
+			if list[i], err = n.promised(ctx, n.fronts[i%len(n.fronts)], c); err != nil {
+				n.t.Errorf("offering %s: %v", c.cid, err)
+			}
+		}
+	}
+	close(work)
+	group.Wait()
+	if n.t.Failed() {
+		n.t.FailNow()
+	}
+	return list
+}
+
+// TestRolesApart runs each role as a process of its own, two storefronts among them, and gets W3FILECOIN_PIECES pieces through all of them. All are
+// accepted, by chains that verify, and no process logs an error. Then roles are away for a while, one by one: what needs them waits with a
+// reason, and goes on when they are back.
+func TestRolesApart(t *testing.T) {
+	pieces := int(number(t, "W3FILECOIN_PIECES", 40))
+	r := rand.New(rand.NewPCG(seed(t), 0))
+	n := newApart(t)
+
+	began := time.Now()
+	n.offerSome(r, pieces)
+	acknowledged := time.Since(began)
+	n.settle(t, r, patience+time.Duration(pieces)*200*time.Millisecond)
+	dealt := time.Since(began)
+	if err := n.check(t.Context(), r, 0); err != nil {
+		t.Fatal(err)
+	}
+	count := len(n.done)
+	t.Logf("%d pieces: acknowledged in %.1f s (%.0f/s), dealt in %.1f s (%.1f/s), all chains verified after %.1f s", count,
+		acknowledged.Seconds(), float64(count)/acknowledged.Seconds(), dealt.Seconds(), float64(count)/dealt.Seconds(), time.Since(began).Seconds())
+
+	// The aggregator is away: pieces wait at the storefront, which says why.
+	n.roles["aggregator"].stop()
+	n.show(n.offerSome(r, 6), "aggregation: ", " cannot be reached")
+	n.roles["aggregator"].start()
+	n.roles["aggregator"].ready()
+	// The dealer dies while the aggregate is on its way, more than once.
+	for range 3 {
+		sometime(t, r, time.Second)
+		n.roles["dealer"].kill()
+		n.roles["dealer"].start()
+		n.roles["dealer"].ready()
+	}
+	n.settle(t, r, patience)
+
+	// Compute and the deal tracker are away, and a storefront dies.
+	n.roles["compute"].kill()
+	n.show(n.offerSome(r, 6), "validation: ", " cannot be reached")
+	n.roles["dealtracker"].kill()
+	n.roles["one"].kill()
+	for _, name := range []string{"one", "compute", "dealtracker"} {
+		n.roles[name].start()
+	}
+	for _, name := range []string{"one", "compute", "dealtracker"} {
+		n.roles[name].ready()
+	}
+	n.settle(t, r, patience)
+
+	n.concluded(t, n.file("devnet/devnet.json"))
+	for _, d := range n.roles {
+		d.stop()
+		d.log.clean(t)
+	}
+}
+
+// show waits until the storefronts say that offers wait, why, and when there is another try.
+func (n *apart) show(list []*offering, texts ...string) {
+	n.t.Helper()
+	for _, o := range list {
+		eventually(n.t, fmt.Sprintf("%s says %q", o.task, texts), func(ctx context.Context) error {
+			s, err := o.standing(ctx)
+			if err != nil {
+				return err
+			}
+			for _, text := range texts {
+				if !strings.Contains(s.Reason, text) {
+					return fmt.Errorf("it is %s: %s", s.State, s.Reason)
+				}
+			}
+			if s.Next.IsZero() {
+				return errors.New("the next try is not shown")
+			}
+			return nil
+		})
+	}
+}
