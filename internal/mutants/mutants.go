@@ -1,0 +1,422 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// never is the edit that makes the condition of an if statement, "cond" or "init; cond", never true.
+func never(file, clause string) edit {
+	init, condition, ok := strings.Cut(clause, "; ")
+	if ok {
+		init += "; "
+	} else {
+		init, condition = "", clause
+	}
+	return edit{file, "if " + clause + " {", "if " + init + "false && (" + condition + ") {"}
+}
+
+// without is the edit that takes a part out.
+func without(file, part string) edit { return edit{file, part, ""} }
+
+// ignore is the edit that does not look at the error of a statement `if err := …; err != nil`.
+func ignore(file, statement string) edit {
+	return edit{file, "if " + statement + "; err != nil {", "if " + statement + "; false && err != nil {"}
+}
+
+// mutants returns all of them, by area.
+func mutants() []mutant {
+	var all []mutant
+	for _, area := range [][]mutant{chains(), receipts(), ledgers(), validation(), aggregation(), dealing(), engines(), authority(), edges()} {
+		all = append(all, area...)
+	}
+	return all
+}
+
+// chains: what a reader of a chain of receipts, who trusts nobody, does not look at.
+func chains() []mutant {
+	const file = "roles/client/chain.go"
+	var all []mutant
+	add := func(name, breaks string, edits ...edit) {
+		all = append(all, mutant{"chain/" + name, breaks, edits, "./roles/client", "^TestVerify(Rejects|FailureRejects)$"})
+	}
+	for _, can := range []string{"filecoin/offer", "filecoin/submit", "compute/piececid", "piece/offer", "piece/accept", "aggregate/offer", "aggregate/accept",
+		"filecoin/accept"} {
+		add("receipt of "+can, "a tampered receipt of "+can+" is believed: signature, issuer, task",
+			edit{file, "if err := capabilities.VerifyReceipt(v.ctx, r, t.UCAN, v.keys); err != nil {",
+				fmt.Sprintf("if err := capabilities.VerifyReceipt(v.ctx, r, t.UCAN, v.keys); err != nil && t.Can() != %q {", can)})
+		add("invocation of "+can, "an invocation of "+can+" that its issuer did not sign is believed",
+			edit{file, "if err := t.Verify(key); err != nil {", fmt.Sprintf("if err := t.Verify(key); err != nil && can != %q {", can)})
+	}
+	add("offer: piece", "the storefront acknowledges another piece than was offered", without(file, "offered.Piece != offer.Piece || "))
+	add("offer: forks", "the offer's receipt forks more than filecoin/submit", without(file, " || len(offerReceipt.Fork) != 1"))
+	add("submit: task", "filecoin/submit is about another piece or content",
+		without(file, "submit != (filecoin.Submit{Content: offer.Content, Piece: offer.Piece}) || "))
+	add("accept: task", "filecoin/accept is about another piece or content", without(file, " || accept != (filecoin.Accept(submit))"))
+	add("failure: submit", "an offer is taken for failed without a receipt of filecoin/submit that holds",
+		edit{file, "err != nil && !errors.As(err, &failure) {", "false && err != nil && !errors.As(err, &failure) {"})
+	add("submit: piece", "filecoin/submit succeeds with another piece", without(file, "submitted.Piece != offer.Piece || "))
+	add("submit: validation", "filecoin/submit names two validations", without(file, " || len(submitReceipt.Fork) != 1"))
+	add("validation: issuer", "somebody else's validation is taken", without(file, "t.Issuer != storefront || "))
+	add("validation: content", "the validation of another content is taken", without(file, "!nb.Content.Equals(offer.Content) || "))
+	add("validation: piece", "the validation found another piece", without(file, " || ok.Piece != offer.Piece"))
+	add("piece/offer: issuer", "somebody else offers the piece to the aggregator", without(file, "pieceOfferTask.Issuer != storefront || "))
+	add("piece/offer: piece", "another piece is offered to the aggregator", without(file, " || pieceOffer.Piece != offer.Piece"))
+	add("piece/offer: result", "the aggregator acknowledges another piece", without(file, "pieceOffered.Piece != offer.Piece || "))
+	add("piece/accept: task", "piece/accept is about another piece or group", without(file, " || pieceAccept != piececap.Accept(pieceOffer)"))
+	add("piece/accept: piece", "the inclusion of another piece is proven", never(file, "included.Piece != offer.Piece"))
+	add("piece/accept: inclusion", "the proof of inclusion in piece/accept is not checked", ignore(file, "err := included.Verify()"))
+	add("aggregate/offer: issuer", "somebody else offers the aggregate", without(file, "aggregateOfferTask.Issuer != p.Aggregator || "))
+	add("aggregate/offer: aggregate", "another aggregate is offered", without(file, " || aggregateOffer.Aggregate != p.Aggregate"))
+	add("aggregate/offer: result", "the dealer acknowledges another aggregate", without(file, "aggregateOffered.Aggregate != p.Aggregate || "))
+	add("aggregate/accept: task", "aggregate/accept is about another aggregate", without(file, " || aggregateAccept != aggregatecap.Accept(aggregateOffer)"))
+	add("aggregate/accept: aggregate", "the deal is for another aggregate", never(file, "dealt.Aggregate != p.Aggregate"))
+	add("filecoin/accept: piece", "filecoin/accept names another piece", without(file, "accepted.Piece != offer.Piece || "))
+	add("filecoin/accept: aggregate", "filecoin/accept names another aggregate", without(file, " || accepted.Aggregate != p.Aggregate"))
+	add("filecoin/accept: inclusion", "the proof of inclusion in filecoin/accept is not checked", ignore(file, "err := accepted.Verify()"))
+	add("filecoin/accept: deal", "filecoin/accept names another deal than the dealer reported", never(file, "accepted.Aux != p.Deal"))
+	add("ability", "a link leads to another kind of task", without(file, " || t.Can() != can"))
+	add("own: issuer", "a role's own task is somebody else's", without(file, "t.Issuer != role || "))
+	add("own: audience", "a role's own task is for somebody else", without(file, " || t.Audience != role"))
+	add("own: resource", "a role's own task is on another resource", without(file, " || t.Resource() != role.String()"))
+	add("failed link", "a link that failed counts as not there, instead of as a contradiction",
+		edit{file, "if f := (*capabilities.Failure)(nil); errors.As(err, &f) {\n\t\treturn unproven(", "if f := (*capabilities.Failure)(nil); false && errors.As(err, &f) {\n\t\treturn unproven("})
+	return all
+}
+
+// receipts: the one function by which every role believes receipts, the signature below it, and the proof of inclusion.
+func receipts() []mutant {
+	const file = "capabilities/capabilities.go"
+	return []mutant{
+		{"receipt/task", "a receipt of another task is believed", []edit{never(file, "!r.Ran.Equals(task.Link())")}, "./capabilities", "^TestVerifyReceipt$"},
+		{"receipt/issuer", "a receipt that names another issuer is believed", []edit{
+			never(file, "r.Issuer.Defined() && r.Issuer != task.Audience"), never("wire/receipt.go", "rc.Issuer.Defined() && rc.Issuer != v.DID()")},
+			"./capabilities", "^TestVerifyReceipt$"},
+		{"receipt/signature", "a receipt that nobody signed is believed", []edit{ignore(file, "err := r.Verify(v)")}, "./capabilities", "^TestVerifyReceipt$"},
+		{"receipt/key", "the issuer that a receipt names is asked for the key, not the one who was asked for the task", []edit{
+			{file, "v, err := keys.Verifier(ctx, task.Audience)", "v, err := keys.Verifier(ctx, r.Issuer)"},
+			never(file, "r.Issuer.Defined() && r.Issuer != task.Audience")}, "./capabilities", "^TestVerifyReceipt$"},
+		{"receipt/bytes", "signatures of receipts are not verified at all",
+			[]edit{without("wire/receipt.go", " || !v.Verify(rc.outcome, rc.Signature)")}, "./wire", "Receipt"},
+		{"receipt/listed", "a receipt stands in a message under another task's name",
+			[]edit{never("wire/message.go", "string(cbor.AppendCIDText(text[:0], rc.Ran.KeyString())) != string(task)")}, "./wire", "^TestMalformedMessage$"},
+		{"inclusion/index", "a proof need not show the piece's entry in the index",
+			[]edit{never("segment/proof.go", "indexed := proof.Index.root(piece.HashPair(&left, &right)); indexed != root")}, "./segment", "^TestVerify"},
+		{"inclusion/place", "a proof may show an entry outside the index",
+			[]edit{never("segment/proof.go", "at := proof.Index.Offset * EntrySize; at < ContentCapacity(dealSize) || ContentCapacity(dealSize) == 0")},
+			"./segment", "^TestEntryOutsideTheIndex$"},
+		{"inclusion/aggregate", "a proof leads to some aggregate",
+			[]edit{never("segment/proof.go", "got != aggregate")}, "./segment", "^TestVerify"},
+	}
+}
+
+// ledgers: how a role keeps its word, and whom it believes.
+func ledgers() []mutant {
+	const file = "tasks/tasks.go"
+	var all []mutant
+	add := func(name, breaks, run string, edits ...edit) {
+		all = append(all, mutant{"tasks/" + name, breaks, edits, "./tasks", run})
+	}
+	add("replay", "an invocation that is repeated gets a new receipt", "^TestAcceptOnce$",
+		edit{file, "if created {\n\t\treturn r, nil\n\t}", "if created || true {\n\t\treturn r, nil\n\t}"})
+	add("overwrite", "the second acknowledgement overwrites the first", "^TestAcceptOnce$",
+		edit{file, "created, err := l.records.Create(ctx, &rec, effects)\n\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"acknowledging",
+			"there, _ := l.records.Get(ctx, rec.Key)\n\trec.Version = there.Version\n\tcreated, err := true, l.records.Commit(ctx, &rec, effects)\n\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"acknowledging"})
+	add("unasked", "receipts are kept that nobody waits for", "^Test(Arrive|Conclude.*)$", edit{file, `if !rec.Exists() || rec.Value.Notify == "" {`, `if false {`})
+	add("unverified", "what arrives is believed without a look at issuer and signature", "^Test(Arrive|Conclude.*)$",
+		edit{file, "if err := capabilities.VerifyReceipt(ctx, r, task.UCAN, l.keys); err != nil {\n\t\t\treturn err\n\t\t}\n\t\tterminal, err", "terminal, err"})
+	add("shape", "a receipt whose result has another shape is kept", "^TestArrive$",
+		edit{file, "terminal, err := checkResult(task.Can(), r.Out)", "terminal, err := true, error(nil)"})
+	add("passing", "a failure that may pass is kept for good", "^TestPassingFailure$", never(file, "!terminal"))
+	add("second", "a second, different receipt replaces the first", "^TestDifferentReceiptIsEvidence$", edit{file, "if rec.Value.Concluded {\n\t\t\tfirst, err", "if false {\n\t\t\tfirst, err"})
+	add("evidence", "a receipt with a false signature is kept as evidence against its issuer", "^TestDifferentReceiptIsEvidence$",
+		edit{file, "return err\n\t}\n\tev := ", "_ = err\n\t}\n\tev := "})
+	add("silence", "nobody is told that a receipt came", "^TestArrive$",
+		edit{file, "store.NewQueue[Arrival](rec.Value.Notify).Send(fx, Arrival{r.Ran, rec.Value.Owner})", ""})
+	add("answer", "the answer to a call is believed without a look", "^TestExecute$",
+		edit{file, "if err := capabilities.VerifyReceipt(ctx, r, task.UCAN, l.keys); err != nil {\n\t\treturn nil, nil, err\n\t}", ""})
+	add("answer shape", "the answer to a call may have any result", "^TestExecute$", ignore(file, "_, err := checkResult(task.Can(), r.Out)"))
+	add("batch", "one bad receipt hurts the others of its batch", "^TestConclude$",
+		edit{"tasks/conclude.go", "refused++\n", "return nil, err\n"})
+	add("lost delivery", "receipts count as delivered when the other side did not take them", "^TestCourier$",
+		edit{"tasks/conclude.go", "if _, err := conn.Execute(ctx, m); err != nil {\n\t\t\treturn err\n\t\t}", "_, _ = conn.Execute(ctx, m)"})
+	return all
+}
+
+// network are the tests that run whole networks of roles, with everything that can go wrong between them.
+const network = "^Test(OfferToDeal|WrongPiece.*|ContentThatNeverComes|RolesAway|SameOfferTwice|TwoStorefronts.*|Simulation)$"
+
+// validation: a piece is what its content gives, and nothing else is passed on.
+func validation() []mutant {
+	const (
+		rolestest = "./roles/rolestest"
+		validate  = "storefront/validate.go"
+		events    = "storefront/events.go"
+		service   = "storefront/service.go"
+		computing = "compute/events.go"
+		claims    = "compute/claims.go"
+	)
+	return []mutant{
+		{"storefront/validation", "any piece is handed on, whatever its content is", []edit{never(validate, "v.Piece != p.Value.Piece")}, rolestest, network},
+		{"storefront/transient", "content that is not there yet is refused for good", []edit{{validate,
+			`return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: it has not been stored here")`,
+			"return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})"}}, rolestest, network},
+		{"storefront/keeps failures", "a provider's failure to find content is kept as its answer for ever",
+			[]edit{{validate, "if r.Out.Error == nil {", "if true {"}}, rolestest, network},
+		{"storefront/gives up", "content that a provider did not find at one time is refused for good", []edit{{validate,
+			`return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
+	}
+	v := store`, `return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})
+	}
+	v := store`}}, rolestest, network},
+		{"storefront/never expires", "content that never comes is waited for without end",
+			[]edit{{validate, "if errors.Is(err, ErrNoContent) {\n\t\tif s.Now()", "if errors.Is(err, ErrNoContent) {\n\t\tif false && s.Now()"}},
+			rolestest, network},
+		{"storefront/inclusion", "the aggregator's proof of inclusion is not looked at", []edit{{events, "return ok, ok.Verify()", "return ok, nil"}},
+			"./storefront", "Inclusion"},
+		{"storefront/inclusion of another", "the aggregator's proof may be of another piece", []edit{never(events, "ok.Piece != p.Piece")},
+			"./storefront", "Inclusion"},
+		{"storefront/inclusion elsewhere", "a receipt of another piece or group is taken for this one's",
+			[]edit{never(events, "nb.Piece != p.Piece || nb.Group != p.Group")}, "./storefront", "Inclusion"},
+		{"storefront/other aggregate", "the deal of another aggregate concludes an offer",
+			[]edit{{"storefront/conclude.go", "case accepted.Aggregate != a.Value.Aggregate:", "case false:"}}, "./storefront", "Aggregate"},
+		{"storefront/size", "pieces that no aggregate can hold are accepted", []edit{never(service, "limit := s.Policy.MaxPiece; limit != 0 && nb.Piece.PaddedSize() > limit")},
+			rolestest, "^TestPieceTooLarge$"},
+		{"storefront/content", "content is accepted that cannot be validated", []edit{never(service, "!supported(nb.Content)")}, rolestest, "^TestUnsupportedContent$"},
+		{"storefront/policy", "everybody may offer, whatever the operator says",
+			[]edit{never(service, "s.Policy.MayOffer != nil && !s.Policy.MayOffer(inv.Resource())")}, "./storefront", "Policy"},
+		{"compute/flipped byte", "bytes are taken for the content without a look at their hash",
+			[]edit{never(computing, "string(digest.Digest) != string(found.SHA256[:])")}, "./compute", "^Test(PieceOfContent|AddressesInTurn|ContentThatComesLate|Claims)$"},
+		{"compute/short", "bytes are taken for the content although some are missing", []edit{never(computing, "want >= 0 && found.Size != want"),
+			never(computing, "string(digest.Digest) != string(found.SHA256[:])")}, "./compute", "^Test(PieceOfContent|AddressesInTurn|Claims)$"},
+		{"compute/claims", "others than the invoker say where content lies", []edit{without(claims, " || claim.Issuer != inv.Issuer")}, "./compute", "Claims"},
+		{"compute/forged claims", "claims that the invoker did not sign say where content lies", []edit{never(claims, "claim.Verify(key) != nil")}, "./compute", "Claims"},
+		{"compute/old claims", "claims that have expired say where content lies",
+			[]edit{never(claims, "claim.Expiration != nil && *claim.Expiration <= now.Unix() || claim.NotBefore > now.Unix()")}, "./compute", "Claims"},
+		{"compute/transient", "content that was not found at one time is not found for ever", []edit{{"compute/service.go", "\treturn nil, answer\n}",
+			`	if f := (*capabilities.Failure)(nil); errors.As(answer, &f) {
+		r, err := capabilities.IssueFailure(s.Signer, inv.Link(), f, capabilities.Effects{})
+		if err != nil {
+			return nil, err
+		}
+		return s.ledger.Accept(ctx, inv.Task, r, capabilities.Effects{}, store.Listing{}, store.Effects{})
+	}
+	return nil, answer
+}`}}, "./compute", "^TestContentThatComesLate$"},
+		{"custody/flipped byte", "an upload is stored under the name of other content", []edit{never("source/dir.go", "got := cid.NewCidV1(content.Type(), sum); !got.Equals(content)")},
+			"./source", "^Test(PutRefuses|UploadRefuses|Put)$"},
+		{"custody/not durable", "an upload is acknowledged before it is on disk", []edit{{"source/dir.go", "if err := tmp.Sync(); err != nil {", "if err := error(nil); err != nil {"}},
+			"./source", "^TestPutCrash$"},
+		{"resolver/unvalidated", "storage providers are sent to content that was never validated",
+			[]edit{{service, "case Validated, Offered, Aggregated, Dealt, Failed:", "default:"}}, "./storefront", "ContentOf"},
+	}
+}
+
+// aggregation: each piece is in one aggregate, which its pieces give.
+func aggregation() []mutant {
+	const (
+		closing = "aggregator/close.go"
+		run     = "Close|Plan|Claim|Interleav"
+	)
+	return []mutant{
+		{"aggregator/no claim", "a close takes its candidates without claiming them", []edit{
+			{closing, "p.Value.Plan = name\n\t\t\tp.Listing = store.Listing{}\n\t\t\treturn nil", "return store.ErrUnchanged"},
+			{closing, "if p.Value.Plan == name {", "if true {"}}, "./aggregator", run},
+		{"aggregator/unclaimed rows", "candidates enter the aggregate that another close has claimed", []edit{{closing, "if p.Value.Plan == name {", "if true {"}},
+			"./aggregator", run},
+		{"aggregator/steals", "a close claims what another one has", []edit{{closing, `if !p.Exists() || p.Value.Plan != "" {`, "if !p.Exists() {"}}, "./aggregator", run},
+		{"aggregator/stays listed", "a claimed piece stays in the index", []edit{{closing, "p.Value.Plan = name\n\t\t\tp.Listing = store.Listing{}", "p.Value.Plan = name"}},
+			"./aggregator", run},
+		{"aggregator/loses", "pieces of a close that came to nothing wait no more", []edit{without(closing, "p.Listing = p.Value.listing()\n")}, "./aggregator", run},
+		{"aggregator/two plans", "a close goes on although its lane has another plan", []edit{never(closing, "lane.Value.Plan != msg.Plan")}, "./aggregator", run},
+		{"aggregator/underfull", "an aggregate is built of too little content", []edit{never(closing, "content < minimum(plan.DealSize)")}, "./aggregator", run},
+		{"aggregator/strangers", "anybody may offer pieces", []edit{never("aggregator/service.go", "_, ok := s.Storefronts(invoker); !ok")},
+			"./roles/rolestest", "^TestAuthorisation$"},
+		{"aggregator/groups", "a storefront may offer in another's group", []edit{never("aggregator/service.go", `nb.Group != invoker && !strings.HasPrefix(nb.Group, invoker+"/")`)},
+			"./aggregator", "Group"},
+		{"aggregator/other deal", "the deal of another aggregate is passed on as this one's",
+			[]edit{never("aggregator/events.go", "result == nil && accepted.Aggregate != agg.Value.Aggregate")}, "./aggregator", "Accepted|Other"},
+		{"segment/order", "the pieces of an aggregate leave gaps", []edit{{"segment/place.go", "cmp.Or(cmp.Compare(b.Height(), a.Height()), a.Compare(b))", "a.Compare(b)"}},
+			"./segment", "^TestSortDescending$"},
+		{"segment/aligned", "pieces do not begin at multiples of their size", []edit{{"segment/place.go", "offset := (end + size - 1) &^ (size - 1)", "offset := end"}},
+			"./segment", "^Test(AgainstOracle|GoldenAggregate)$"},
+	}
+}
+
+// dealing: an aggregate is what its list gives, the deal is what the chain says, and providers check both.
+func dealing() []mutant {
+	const events = "dealtracker/events.go"
+	return []mutant{
+		{"dealer/no recomputation", "an aggregate is published that its list of pieces does not give", []edit{{"dealer/service.go", "failure != nil {\n\t\ts.Log", "false && failure != nil {\n\t\ts.Log"}},
+			"./dealer", "^TestRefusals$"},
+		{"dealer/other list", "the list may give another aggregate", []edit{never("dealer/policy.go", "tree.Link() != offer.Aggregate")}, "./dealer", "^TestRefusals$"},
+		{"dealer/half empty", "an aggregate may be mostly empty", []edit{never("dealer/policy.go", "content := contentOf(pieces); content < size/2")}, "./dealer", "^TestRefusals$"},
+		{"dealer/strangers", "anybody may offer aggregates", []edit{never("dealer/service.go", "!s.Aggregators(invoker)")}, "./dealer", "^TestRefusals$"},
+		{"dealer/not active", "a deal that was only published counts as a success", []edit{{"dealer/policy.go", "case deal.StatusActive, \"\":", "case deal.StatusActive, deal.StatusPublished, \"\":"}},
+			"./dealer", "^TestJudge$"},
+		{"dealer/second thoughts", "the receipt of an aggregate changes with its deals", []edit{{"dealer/events.go",
+			"func(a *store.Record[Aggregate], fx *store.Effects) error {\n\t\tif a.Value.State == Dealt {\n\t\t\treturn store.ErrUnchanged", "func(a *store.Record[Aggregate], fx *store.Effects) error {\n\t\tif false {\n\t\t\treturn store.ErrUnchanged"},
+			{"dealer/events.go", "if a.Value.State == Dealt || a.Value.Polls > msg.Try {\n\t\treturn nil", "if false {\n\t\treturn nil"}},
+			"./dealer", "^Test(TwoPollsAtOnce|Polling|ReplayChangesNothing)$"},
+		{"dealtracker/cursor", "the cursor moves although what was read was not kept", []edit{{events, "if err := s.take(ctx, c.Final+1, to, true); err != nil {", "if err := s.take(ctx, c.Final+1, to, true); err != nil && false {"}},
+			"./dealtracker", "^Test(FailuresOfTheSource|FaultsOfTheStore|Reading)$"},
+		{"dealtracker/not final", "what may be reverted is not read again", []edit{{events, "from := max(c.Final, c.Seen-recheck) + 1", "from := max(c.Final, c.Seen) + 1"}},
+			"./dealtracker", "^Test(Reorganisation|Reading)$"},
+		{"provider/flipped byte", "a storage provider seals what it was sent without a look", []edit{
+			{"devnet/provider.go", "if got != want {", "if got = want; false {"}}, "./devnet", "^TestRefusals$"},
+		{"provider/other list", "a storage provider seals an aggregate that the pieces named do not give",
+			[]edit{ignore("devnet/provider.go", "err := rebuild(aggregate, pieces)"), ignore("devnet/provider.go", "err := rebuild(aggregate, received)")},
+			"./devnet", "^TestRefusals$"},
+	}
+}
+
+// engines: a commit is all or nothing, at the version that was read, and durable; a message is delivered until it is acknowledged.
+func engines() []mutant {
+	var all []mutant
+	memory := func(name, breaks string, edits ...edit) {
+		all = append(all, mutant{"memory/" + name, breaks, edits, "./store/memory", "^TestEngine$"})
+	}
+	const m = "store/memory/memory.go"
+	memory("drops a message", "one of the messages of a commit is lost", edit{m, "for _, m := range c.Messages {", "for _, m := range c.Messages[min(len(c.Messages), 1):] {"})
+	memory("no condition", "a commit overwrites what changed since it was read",
+		edit{m, "if before.Version != c.Row.Version {", "if c.Row.Version = before.Version; false {"})
+	memory("loses a blob", "the blobs of a commit are lost", edit{m, "for _, b := range c.Blobs {", "for _, b := range c.Blobs[:0] {"})
+	memory("half a commit", "the messages of a refused commit are sent",
+		edit{m, "return 0, store.ErrConflict", "for _, m := range c.Messages {\n\t\t\te.enqueue(m, e.options.Now())\n\t\t}\n\t\treturn 0, store.ErrConflict"})
+	memory("no lease", "a message is delivered to two at a time", edit{m, "e.move(m, now.Add(lease))", "e.move(m, now)"})
+	memory("stale lease", "who lost a lease can still acknowledge", without(m, " || strconv.Itoa(m.attempt) != d.Lease"))
+	memory("due times", "messages are delivered before they are due", edit{m, "due := m.Due\n", "due := now\n"})
+
+	const w = "store/sqlite/writer.go"
+	sqlite := func(name, breaks, run string, edits ...edit) {
+		all = append(all, mutant{"sqlite/" + name, breaks, edits, "./store/sqlite", run})
+	}
+	const suite = "^TestEngine$"
+	sqlite("drops a message", "one of the messages of a commit is lost", suite,
+		edit{w, "for _, m := range c.Messages {", "for _, m := range c.Messages[min(len(c.Messages), 1):] {"})
+	sqlite("no condition", "a commit overwrites what changed since it was read", suite,
+		edit{w, "value = ? WHERE partition = ? AND sort = ? AND version = ?`", "value = ? WHERE partition = ? AND sort = ? AND version >= min(?, 0)`"})
+	sqlite("creates twice", "a row is created over one that is there", suite,
+		edit{w, "INSERT INTO row (partition, sort, version, list, list_sort, value) VALUES (?, ?, 1, ?, ?, ?) ON CONFLICT DO NOTHING",
+			"INSERT OR REPLACE INTO row (partition, sort, version, list, list_sort, value) VALUES (?, ?, 1, ?, ?, ?)"})
+	sqlite("deletes what changed", "a row is deleted that changed since it was read", suite,
+		edit{w, "DELETE FROM row WHERE partition = ? AND sort = ? AND version = ?", "DELETE FROM row WHERE partition = ? AND sort = ? AND version >= min(?, 0)"})
+	sqlite("loses a blob", "the blobs of a commit are lost", suite, edit{w, "for _, b := range c.Blobs {", "for _, b := range c.Blobs[:0] {"})
+	sqlite("half a commit", "the messages of a refused commit are sent", suite,
+		edit{w, "\tif n == 0 {\n\t\treturn store.ErrConflict\n\t}\n\tnow := w.options.Now()", "\tnow := w.options.Now()"},
+		edit{w, "\t\tif err := (putBlob{b}).apply(w); err != nil {\n\t\t\treturn err\n\t\t}\n\t}\n\treturn nil\n}", "\t\tif err := (putBlob{b}).apply(w); err != nil {\n\t\t\treturn err\n\t\t}\n\t}\n\tif n == 0 {\n\t\treturn store.ErrConflict\n\t}\n\treturn nil\n}"})
+	sqlite("no lease", "a message is delivered to two at a time", suite, edit{w, "now.Add(c.lease).UnixNano(), c.queue", "now.UnixNano(), c.queue"})
+	sqlite("stale lease", "who lost a lease can still acknowledge", suite,
+		edit{w, "DELETE FROM message WHERE id = ? AND attempt = ? AND leased = 1", "DELETE FROM message WHERE id = ? AND attempt >= min(?, 0)"})
+	sqlite("due times", "messages are delivered before they are due", suite, edit{w, "if m.Due.After(now) {\n\t\t\tvisible = m.Due\n\t\t}", ""})
+	sqlite("one for all", "a change that fails takes those with it that share its transaction", "^TestOneBatchManyFates$",
+		edit{w, "if err != nil && len(batch) > 1 {", "if err != nil && len(batch) > 1 {\n\t\tfor _, r := range batch {\n\t\t\tr.result = err\n\t\t}\n\t} else if false {"})
+	sqlite("answers early", "a commit is answered before it is durable", "^Test(Kill9|WriteErrors|FullDatabase|OneBatchManyFates)$",
+		edit{w, "if _, err := w.exec(w.commitTransaction); err != nil {\n\t\tw.rollback()\n\t\treturn fmt.Errorf(\"committing transaction: %w\", err)", "if _, err := w.exec(w.commitTransaction); err != nil {\n\t\tw.rollback()\n\t\treturn nil"})
+	sqlite("no fsync", "the log is not fsynced at each commit", "^TestPragmasAreChecked$",
+		edit{"store/sqlite/sqlite.go", `{"synchronous", "FULL", "2"}`, `{"synchronous", "OFF", "0"}`})
+	sqlite("blob without fsync", "a blob has its name before its bytes are on disk", "^TestBlobFilesSurvivePowerLoss$",
+		edit{"store/sqlite/blobdir.go", "return f.Sync()\n", "return nil\n"})
+	sqlite("blob without a name", "a blob's name may be gone after a power failure", "^TestBlobFilesSurvivePowerLoss$",
+		edit{"store/sqlite/blobdir.go", "return errors.Join(err, b.discard(temp))\n\t}\n\treturn b.dir.syncDir()", "return errors.Join(err, b.discard(temp))\n\t}\n\treturn nil"})
+
+	const q = "store/queue.go"
+	for _, m := range []mutant{
+		{"queue/no dead letter", "a message that fails to the end is gone", []edit{{q, "created, err := c.dead.Create(ctx, &rec, Effects{})", "created, err := true, error(nil)"}}, "./store", "Dead|Bur"},
+		{"queue/gone first", "a message is acknowledged although its dead letter could not be written",
+			[]edit{{q, "return fmt.Errorf(\"writing dead letter: %w\", err)", "return nil"}}, "./store", "Dead|Bur"},
+		{"queue/for ever", "a message that kills the process is delivered for ever", []edit{never(q, "d.Attempt > c.o.Attempts")}, "./store", "Kills"},
+		{"queue/panic", "a handler that panics ends the process", []edit{never(q, "r := recover(); r != nil")}, "./store", "Panic"},
+		{"queue/lost lease", "a handler goes on with work that is somebody else's by now", []edit{{q, "lose(ErrLeaseLost)\n", ""}}, "./store", "Lease"},
+		{"dead/retry keeps", "a dead letter that is retried stays", []edit{{"store/dead.go", "fx.Delete = true", "fx.Delete = false"}}, "./store", "RetryAndDrop"},
+		{"blob/unverified", "bytes that are not what their CID names are read", []edit{{"store/blobs.go", "if err == nil {\n\t\terr = verify(c, b)", "if false {\n\t\terr = verify(c, b)"}},
+			"./store", "^TestReadBlob$"},
+	} {
+		all = append(all, m)
+	}
+	return all
+}
+
+// authority: who may invoke what.
+func authority() []mutant {
+	const (
+		file   = "roles/authority.go"
+		covers = "capabilities/covers.go"
+	)
+	var all []mutant
+	add := func(name, breaks string, edits ...edit) {
+		all = append(all, mutant{"authority/" + name, breaks, edits, "./roles", "^TestAuthorize"})
+	}
+	add("audience", "an invocation for another service is executed", never(file, "u.Audience != a.Self && !slices.Contains(a.Aliases, u.Audience)"))
+	add("expired", "an invocation that has expired is executed", never(file, `reason := outOfTime(u, now); reason != ""`))
+	add("expired proof", "a delegation that has expired gives authority", edit{file, "t.UCAN, t.unfit = u, outOfTime(u, s.now)", `t.UCAN, t.unfit = u, ""`})
+	add("not before", "what is not valid yet is valid", never(file, "u.NotBefore > now"))
+	add("signature", "an invocation that nobody signed is executed", never(file, "err := u.Verify(v); err != nil"))
+	add("signature of a proof", "a delegation that nobody signed gives authority",
+		edit{file, "if p.voucher == nil {\n\t\tif reason", "if false {\n\t\tif reason"})
+	add("revoked", "an invocation that was revoked is executed",
+		edit{file, "} else if revoked {\n\t\treturn capabilities.Fail", "} else if false && revoked {\n\t\treturn capabilities.Fail"})
+	add("revoked proof", "a delegation that was revoked gives authority", edit{file, "if revoked {\n\t\ts.note(\"proof", "if false && revoked {\n\t\ts.note(\"proof"})
+	add("revoked session", "a session that was revoked is honoured", edit{file, "return err == nil && !revoked, err", "return err == nil, err"})
+	add("audience of a proof", "a delegation gives authority to others than it was made for", never(file, "p.Audience != p.citer.Issuer"))
+	add("owner", "a chain need not begin at the owner of the resource", edit{file, "case t.Issuer.String() == s.claim.With:", "case true:"})
+	add("attestors", "anybody's sessions are honoured", edit{file, "return d == a.Self || slices.Contains(a.Attestors, d)", "return true"})
+	add("session of another", "a session vouches for any proof", edit{file, "for _, v := range p.citer.vouchers[p.Link()] {",
+		"var any []*token\n\t\tfor _, v := range p.citer.vouchers {\n\t\t\tany = append(any, v...)\n\t\t}\n\t\tfor _, v := range any {"})
+	add("depth", "a chain of proofs may have any length", edit{file, "if at.depth == maxDepth {", "if false {"})
+	add("count", "a message may have any number of proofs", edit{file, "if len(s.tokens) == maxProofs {", "if false {"})
+	add("second judge", "nobody looks at a chain a second time", edit{file, "if err := s.judge(ctx, last); err != nil {", "if err := error(nil); err != nil {"})
+	cover := func(name, breaks string, edits ...edit) {
+		all = append(all, mutant{"authority/" + name, breaks, edits, "./capabilities", "^TestCovers"})
+	}
+	cover("ability", "a delegation gives authority for other abilities", never(covers, "!abilityCovers(delegated.Can, claimed.Can)"))
+	cover("resource", "a delegation gives authority over other resources", never(covers, `delegated.With != claimed.With && delegated.With != "ucan:*"`))
+	cover("caveats", "what a delegation fixes need not be repeated", never(covers, "!bytes.Equal(got.find(key), value)"))
+	cover("namespace", "a delegation of a/* covers ab/c", edit{covers, `strings.HasPrefix(claimed, namespace+"/")`, "strings.HasPrefix(claimed, namespace)"})
+
+	const revocations = "roles/revocations.go"
+	all = append(all,
+		mutant{"revocation/anybody", "anybody may revoke anything", []edit{{revocations, "if at.Issuer.String() == revoker || at.Audience.String() == revoker {", "if true {"}},
+			"./roles", "^TestRevoke"},
+		mutant{"revocation/forged", "whoever makes up a delegation of somebody's may revoke it", []edit{{revocations, "if u.Verify(v) != nil {", "if false {"}}, "./roles", "^TestRevoke"},
+		mutant{"revocation/forgotten", "nothing is ever revoked", []edit{{revocations, "return err == nil, err\n", "return false, err\n"}}, "./roles", "^TestRevoke"},
+		mutant{"keys/domain", "did:web keys of any domain are looked up", []edit{{"roles/keys.go", "if domain == allowed || glob", "if true || domain == allowed || glob"}}, "./roles", "^TestKeys"},
+		mutant{"keys/private", "did:web keys are looked up in private networks", []edit{{"roles/keys.go", "if isPublic(addr) ||", "if true || isPublic(addr) ||"}}, "./roles", "^TestKeys|^TestPublic"},
+		mutant{"keys/document", "the document of another DID is taken", []edit{never("roles/keys.go", "d.ID != did.String()")}, "./roles", "^TestKey"})
+	return all
+}
+
+// edges: nothing that comes in ends the process, and all of it is bounded.
+func edges() []mutant {
+	const (
+		http    = "roles/http.go"
+		server  = "roles/server.go"
+		hostile = "./roles/rolestest"
+	)
+	return []mutant{
+		{"wire/hash", "a block need not have the hash of its CID", []edit{{"wire/car.go", "ok = bytes.Equal(sum[:], digest)", "ok = sum != [32]byte{} || len(digest) > 0"}}, "./wire", "^TestMalformedCAR$"},
+		{"wire/identity", "a block need not be what its identity CID says", []edit{{"wire/car.go", "ok = bytes.Equal(data, digest)", "ok = true"}}, "./wire", "^Test(MalformedCAR|CAR)$"},
+		{"wire/block size", "a block may have any size", []edit{never("wire/car.go", "len(data) > maxSize")}, "./wire", "^TestLimits$"},
+		{"wire/blocks", "a message may have any number of blocks", []edit{{"wire/car.go", "if n == limits.Blocks {", "if false {"}}, "./wire", "^TestLimits$"},
+		{"wire/invocations", "a message may have any number of invocations", []edit{never("wire/message.go", "n > limits.Invocations")}, "./wire", "^TestLimits$"},
+		{"wire/receipts", "a message may have any number of receipts", []edit{never("wire/message.go", "n > limits.Receipts")}, "./wire", "^TestLimits$"},
+		{"wire/proofs", "an invocation may have any number of proofs", []edit{never("wire/message.go", "len(heights) == limits.Proofs")}, "./wire", "^TestLimits$"},
+		{"wire/depth", "proofs may follow one another without end", []edit{never("wire/message.go", "depth+height-1 > limits.ProofDepth")}, "./wire", "^TestLimits$"},
+		{"wire/signature of a UCAN", "signatures of UCANs are not verified", []edit{{"wire/key.go", "func (v Verifier) Verify(payload []byte, sig Signature) bool {", "func (v Verifier) Verify(payload []byte, sig Signature) bool {\n\tif true {\n\t\treturn true\n\t}"}},
+			"./wire", "^Test(Signature|TamperedUCAN)$"},
+		{"server/panic", "a method that panics ends the process", []edit{never(server, "p := recover(); p != nil")}, hostile, "^TestFaultsInside$"},
+		{"server/replay", "an acknowledged invocation that is repeated after it has expired gets no receipt", []edit{never(server, "kept, found := s.concluded(ctx, u); found")},
+			hostile, "^TestAuthorisation$"},
+		{"server/not asked", "nobody asks who may invoke", []edit{ignore(server, "err := s.Authority.Authorize(ctx, m, u)")}, hostile, "^TestAuthorisation$"},
+		{"server/signs faults", "a fault of the role's own is signed as the task's failure", []edit{{server, "if err != nil && unavailable == nil {", "if err != nil && unavailable == nil {\n\t\tr, _ = capabilities.IssueFailure(s.Signer, u.Link(), capabilities.Fail(\"Fault\", \"%v\", err), capabilities.Effects{})\n\t\treturn r, nil\n\t}\n\tif false {"}},
+			hostile, "^TestFaultsInside$"},
+		{"http/body", "a body may have any size", []edit{{http, "http.MaxBytesReader(w, r.Body, h.MaxBody)", "r.Body"}, never(http, "r.ContentLength > h.MaxBody")},
+			hostile, "Limit|Bod|Large"},
+		{"http/decoding", "any number of large bodies is decoded at a time", []edit{{http, "if size > smallBody {", "if false {"}}, hostile, "Limit|Bod|Large|Decod"},
+		{"fetch/private", "content is fetched from private networks", []edit{{"source/address.go", "if public(addr) {", "if true || public(addr) {"}}, "./source", "^Test(FetchForbidden|Networks|FetchRebinding)$"},
+		{"fetch/redirects", "redirects are followed without end", []edit{{"source/http.go", "if err == nil && hop == maxRedirects {", "if err == nil && hop == 100 {"}}, "./source", "^TestFetchRedirects$"},
+		{"fetch/size", "content of any size is fetched", []edit{never("source/http.go", "resp.ContentLength > h.cfg.MaxBytes"), never("source/http.go", "int64(n) > b.left")}, "./source", "^TestFetch(Bounds|Endless)$"},
+		{"upload/token", "anybody may upload", []edit{never("source/upload.go", "!h.authorised(w, r)")}, "./source", "^TestUploadRefuses$"},
+		{"admin/token", "anybody on the machine may drop dead letters", []edit{never("cmd/w3filecoin/adminhttp.go", "subtle.ConstantTimeCompare(want[:], got[:]) != 1")}, "./cmd/w3filecoin", "^TestAdminIsClosed$"},
+	}
+}
