@@ -233,8 +233,8 @@ func losePower(seed uint64, n int, spoil func(*simDir)) (wrong error, more bool)
 	acked := make(map[cid.Cid]bool) // true: put, false: removed; missing: unknown
 	for i := range 6 {
 		blob := simBlob(i)
-		for range 2 { // again is a success, and means the same
-			delete(acked, blob.CID)
+		delete(acked, blob.CID)
+		for range 2 { // again is a success, and takes nothing back
 			if b.put(blob.CID, bytes.NewReader(blob.Bytes)) == nil {
 				acked[blob.CID] = true
 			}
