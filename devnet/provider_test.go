@@ -491,7 +491,10 @@ func TestSeveralSources(t *testing.T) {
 		c.Attempts, c.Backoff, c.MaxBackoff = 2, time.Second, time.Second
 	})
 	gone := func(w http.ResponseWriter, q *http.Request) bool { http.NotFound(w, q); return true }
-	away := func(w http.ResponseWriter, _ *http.Request) bool { http.Error(w, "", http.StatusBadGateway); return true }
+	away := func(w http.ResponseWriter, _ *http.Request) bool {
+		http.Error(w, "", http.StatusBadGateway)
+		return true
+	}
 	shared, pieces, _ := r.dealer.offer(r.clock.Now(), 7, 600, 300)
 	other.pieces[pieces[0].String()] = r.dealer.pieces[pieces[0].String()]
 	r.dealer.breaks(pieces[0].String(), gone)

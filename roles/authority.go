@@ -573,7 +573,7 @@ func (s *search) judge(ctx context.Context, last *step) (err error) {
 	vctx := validator.NewValidationContext(witness{self, c.verified}, anything, validator.IsSelfIssued[any],
 		c.validateAuthorization, c.resolveProof, c.parsePrincipal, c.resolveDIDKey, c.validateTimeBounds, attestors...)
 	if _, unauthorized := validator.Access(ctx, invocation, vctx); unauthorized != nil {
-		return fmt.Errorf("go-ucanto: %s", unauthorized)
+		return fmt.Errorf("go-ucanto: %s", unauthorized) //nolint:errorlint // its text is all that is wanted: nobody switches on another library's failures
 	}
 	return nil
 }

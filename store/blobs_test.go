@@ -92,7 +92,7 @@ func TestPack(t *testing.T) {
 	}
 
 	stop := errors.New("enough")
-	if err := store.ReadPack(ctx, d, pack, func(store.Entry, []byte) error { return stop }); err != stop { //nolint:errorlint // not wrapped, says the contract
+	if err := store.ReadPack(ctx, d, pack, func(store.Entry, []byte) error { return stop }); err != stop {
 		t.Errorf("visit's error came back as %v", err)
 	}
 	for name, e := range map[string]store.Entry{

@@ -37,7 +37,7 @@ func TestExecute(t *testing.T) {
 		}
 		return r
 	}
-	failed, err := capabilities.IssueFailure(agg, task.Link(), capabilities.Fail("Refused", "not today"), capabilities.Effects{})
+	failed, err := capabilities.IssueFailure(agg, task.Link(), capabilities.NewAggregationFailed(5, "no deal"), capabilities.Effects{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -321,7 +321,7 @@ func engines() []mutant {
 		edit{"store/sqlite/blobdir.go", "return errors.Join(err, b.discard(temp))\n\t}\n\treturn b.dir.syncDir()", "return errors.Join(err, b.discard(temp))\n\t}\n\treturn nil"})
 
 	const q = "store/queue.go"
-	for _, m := range []mutant{
+	all = append(all, []mutant{
 		{"queue/no dead letter", "a message that fails to the end is gone", []edit{{q, "created, err := c.dead.Create(ctx, &rec, Effects{})", "created, err := true, error(nil)"}}, "./store", "Dead|Bur"},
 		{"queue/gone first", "a message is acknowledged although its dead letter could not be written",
 			[]edit{{q, "return fmt.Errorf(\"writing dead letter: %w\", err)", "return nil"}}, "./store", "Dead|Bur"},
@@ -331,9 +331,7 @@ func engines() []mutant {
 		{"dead/retry keeps", "a dead letter that is retried stays", []edit{{"store/dead.go", "fx.Delete = true", "fx.Delete = false"}}, "./store", "RetryAndDrop"},
 		{"blob/unverified", "bytes that are not what their CID names are read", []edit{{"store/blobs.go", "if err == nil {\n\t\terr = verify(c, b)", "if false {\n\t\terr = verify(c, b)"}},
 			"./store", "^TestReadBlob$"},
-	} {
-		all = append(all, m)
-	}
+	}...)
 	return all
 }
 
