@@ -122,6 +122,11 @@ func (s *Server) run(ctx context.Context, m *capabilities.Message, u *capabiliti
 	case errors.As(err, &unavailable):
 		e.Outcome = "unavailable"
 		err = unavailable
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		// Whoever asked has gone, or the process is about to end: no fault of anybody's.
+		e.Outcome = "unavailable"
+		unavailable = &capabilities.Unavailable{RetryAfter: time.Second, Reason: "it was interrupted, try again"}
+		err = unavailable
 	case err == nil && r.Out.Error != nil:
 		e.Outcome = capabilities.ReadFailure(r.Out.Error).Name
 	}
