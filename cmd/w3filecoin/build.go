@@ -207,10 +207,10 @@ func (n *node) buildRole(r *role) error {
 	if err != nil {
 		return err
 	}
-	log := n.log.With("role", r.name)
+	log := n.log.With("role", r.name) // for what does not say itself which role it is
 	methods := service.Methods()
 	r.server = roles.NewServer(roles.Server{
-		Name: r.name, Signer: signer, Service: service, Changes: changes, Patience: 20 * time.Second, After: time.After, Log: log,
+		Name: r.name, Signer: signer, Service: service, Changes: changes, Patience: 20 * time.Second, After: time.After, Log: n.log,
 		Authority: &roles.Authority{Self: signer.DID(), Attestors: n.attestors, Keys: n.keys, Now: time.Now, Revoked: revocations.Revoked,
 			Disagreed: func(_ context.Context, u *capabilities.UCAN, why error) {
 				log.Error("two judges disagree about a chain of proofs; it is refused", "task", u.Link(), "err", why)
@@ -220,7 +220,7 @@ func (n *node) buildRole(r *role) error {
 	})
 	r.workers = &roles.Workers{
 		Role: r.name, Driver: waker, Handlers: service.Handlers(), Width: 8, Widths: widths,
-		Now: time.Now, Rand: mathrand.Float64, After: time.After, Idle: n.idle(), Log: log, Observe: n.metrics.Message(time.Now),
+		Now: time.Now, Rand: mathrand.Float64, After: time.After, Idle: n.idle(), Log: n.log, Observe: n.metrics.Message(time.Now),
 	}
 	if routes == nil {
 		routes = map[string]http.Handler{}
