@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/storacha/w3filecoin/wire"
 	"github.com/storacha/w3filecoin/wire/cbor"
 )
@@ -31,6 +33,14 @@ func TestUCANBounds(t *testing.T) {
 		}
 		return list
 	}
+	proof := sampleUCAN(t, "did:web issuer").CID
+	proofs := func(n int) []cid.Cid {
+		list := make([]cid.Cid, n)
+		for i := range list {
+			list[i] = proof
+		}
+		return list
+	}
 	valid := split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
 	rest := len(valid.with("nnc", text("x")).join()) - 1 + 4 // without the nonce, and with the head of a long one
 	const size = 256 << 10
@@ -48,6 +58,10 @@ func TestUCANBounds(t *testing.T) {
 			valid.with("fct", append(cbor.AppendArray(nil, 100), bytes.Repeat([]byte{0xa0}, 100)...)), true},
 		{"101 facts", wire.UCAN{Capabilities: capabilities(1), Facts: facts(101)},
 			valid.with("fct", append(cbor.AppendArray(nil, 101), bytes.Repeat([]byte{0xa0}, 101)...)), false},
+		{"1,000 proofs", wire.UCAN{Capabilities: capabilities(1), Proofs: proofs(1000)},
+			valid.with("prf", append(cbor.AppendArray(nil, 1000), bytes.Repeat(link(proof), 1000)...)), true},
+		{"1,001 proofs", wire.UCAN{Capabilities: capabilities(1), Proofs: proofs(1001)},
+			valid.with("prf", append(cbor.AppendArray(nil, 1001), bytes.Repeat(link(proof), 1001)...)), false},
 		{"256 KiB", wire.UCAN{Capabilities: capabilities(1), Nonce: strings.Repeat("x", size-1000)},
 			valid.with("nnc", text(strings.Repeat("x", size-rest))), true},
 		{"256 KiB and a byte", wire.UCAN{Capabilities: capabilities(1), Nonce: strings.Repeat("x", size)},

@@ -44,10 +44,12 @@ const (
 	maxUCAN         = 256 << 10 // bytes of the block
 	maxCapabilities = 100
 	maxFacts        = 100
+	maxProofs       = 1000 // that it cites itself; see Limits
 )
 
 // DecodeUCAN decodes the UCAN in a block whose bytes have been checked against its CID, as those from ReadCAR have.
-// The error wraps ErrMalformed, or ErrLimit if the block has more than 256 KiB, 100 capabilities or 100 facts.
+// The error wraps ErrMalformed, or ErrLimit if the block has more than 256 KiB, 100 capabilities, 100 facts
+// or 1,000 proofs.
 func DecodeUCAN(b Block) (*UCAN, error) {
 	if len(b.Bytes) > maxUCAN {
 		return nil, fmt.Errorf("%w: UCAN %.100s of %d bytes, more than %d", ErrLimit, b.CID, len(b.Bytes), maxUCAN)
@@ -134,7 +136,9 @@ func (u *UCAN) decode(b []byte) error {
 			}
 		case "prf":
 			seen |= ucanPrf
-			u.Proofs = readLinks(r)
+			if u.Proofs = readLinks(r); len(u.Proofs) > maxProofs {
+				return fmt.Errorf("%w: %d proofs, more than %d", ErrLimit, len(u.Proofs), maxProofs)
+			}
 		default:
 			r.Failf("unknown field")
 		}
@@ -245,8 +249,8 @@ func (u *UCAN) validate() error {
 	if len(u.Capabilities) == 0 {
 		return fmt.Errorf("%w: UCAN without capability", ErrMalformed)
 	}
-	if len(u.Capabilities) > maxCapabilities || len(u.Facts) > maxFacts {
-		return fmt.Errorf("%w: UCAN of %d capabilities and %d facts", ErrLimit, len(u.Capabilities), len(u.Facts))
+	if len(u.Capabilities) > maxCapabilities || len(u.Facts) > maxFacts || len(u.Proofs) > maxProofs {
+		return fmt.Errorf("%w: UCAN of %d capabilities, %d facts and %d proofs", ErrLimit, len(u.Capabilities), len(u.Facts), len(u.Proofs))
 	}
 	for i := range u.Capabilities {
 		c := &u.Capabilities[i]
