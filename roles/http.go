@@ -1,6 +1,7 @@
 package roles
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ type HTTP struct {
 	MaxBody int64
 	// Decoding bounds the sum of the bodies that are being read and decoded, over all roles of a process.
 	Decoding *semaphore.Weighted
+	// BodyTimeout is how long the body of an invocation may take to arrive, how long one may wait for room in Decoding before that, and how
+	// long a client may take to fetch its answer; 0: 30 s.
+	BodyTimeout time.Duration
 	// Ready reports whether the role can do its work; nil for always.
 	Ready func() error
 	// Version is shown at /version and on the banner.
@@ -60,14 +64,15 @@ func MaxBody(role string) int64 {
 	return 1 << 20
 }
 
-// DecodingBudget bounds the bodies that one process decodes at a time, in bytes.
+// DecodingBudget bounds the bodies that one process decodes at a time, in bytes. With what they are decoded into, the answers, and garbage a
+// process takes up to ten times as much for them, whatever it is sent.
 const DecodingBudget = 128 << 20
 
 // smallBody is what an ordinary invocation has: it does not wait behind large bodies that come in slowly.
 const smallBody = 64 << 10
 
-// bodyTimeout is how long the body of an invocation may take to arrive.
-const bodyTimeout = 30 * time.Second
+// defaultBodyTimeout is the default of [HTTP.BodyTimeout].
+const defaultBodyTimeout = 30 * time.Second
 
 // Handler returns the role's HTTP interface.
 func (h *HTTP) Handler() http.Handler {
@@ -84,7 +89,26 @@ func (h *HTTP) Handler() http.Handler {
 	for pattern, handler := range h.Routes {
 		mux.Handle(pattern, handler)
 	}
-	return cors(mux)
+	return h.timely(cors(mux))
+}
+
+func (h *HTTP) bodyTimeout() time.Duration {
+	if h.BodyTimeout == 0 {
+		return defaultBodyTimeout
+	}
+	return h.BodyTimeout
+}
+
+// timely lets no client hold a connection by announcing a body and not sending it, whether the request is refused or not. Handlers that take
+// long bodies set deadlines of their own. The server takes deadlines back once a body has been read, or the request answered. Connections that
+// know none, as in some tests, do without.
+func (h *HTTP) timely(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.bodyTimeout()))
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // cors lets browsers speak to a role: nothing here acts by cookie.
@@ -115,7 +139,7 @@ func (h *HTTP) execute(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "replies are "+client.ContentType, http.StatusNotAcceptable)
 		return
 	}
-	// What is not announced may be as large as the limit. Bodies that find no room wait for it as long as their client does.
+	// What is not announced may be as large as the limit.
 	size := h.MaxBody
 	if r.ContentLength >= 0 && r.ContentLength < size {
 		size = r.ContentLength
@@ -125,14 +149,19 @@ func (h *HTTP) execute(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if size > smallBody {
-		if err := h.Decoding.Acquire(r.Context(), size); err != nil {
+		// That a client has gone does not show before its body is read: without an end of their own, those who wait would pile up.
+		ctx, cancel := context.WithTimeout(r.Context(), h.bodyTimeout())
+		err := h.Decoding.Acquire(ctx, size)
+		cancel()
+		if err != nil {
+			writeUnavailable(w, &capabilities.Unavailable{RetryAfter: h.bodyTimeout(), Reason: "too many large messages at a time, try again"})
 			return
 		}
 		defer h.Decoding.Release(size)
 	}
-	// A slow body holds a connection for so long and no longer. Servers of tests may not support it; then nothing is lost.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	body, err := readBody(http.MaxBytesReader(w, r.Body, h.MaxBody), r.ContentLength)
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(time.Now().Add(h.bodyTimeout()))
+	body, err := readBody(http.MaxBytesReader(w, r.Body, h.MaxBody), r.ContentLength, h.MaxBody)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		h.tooLarge(w)
 		return
@@ -151,6 +180,8 @@ func (h *HTTP) execute(w http.ResponseWriter, r *http.Request) {
 		writeUnavailable(w, err)
 		return
 	}
+	// The answer may repeat most of the message, whose room is taken until it is written.
+	_ = connection.SetWriteDeadline(time.Now().Add(h.bodyTimeout()))
 	w.Header().Set("Content-Type", client.ContentType)
 	w.Write(reply.Encode())
 }
@@ -160,14 +191,27 @@ func (h *HTTP) tooLarge(w http.ResponseWriter) {
 	http.Error(w, fmt.Sprintf("a message may have %d bytes here", h.MaxBody), http.StatusRequestEntityTooLarge)
 }
 
-// readBody reads a body in one buffer where its length is known.
-func readBody(r io.Reader, length int64) ([]byte, error) {
-	if length < 0 {
-		return io.ReadAll(r)
+// readBody reads a body of the length, or if that is negative of at most limit bytes, beyond which r fails. A body that may be large is read
+// into one buffer for which there is room: one that grows takes several times as much.
+func readBody(r io.Reader, length, limit int64) ([]byte, error) {
+	if length >= 0 {
+		b := make([]byte, length)
+		_, err := io.ReadFull(r, b)
+		return b, err
 	}
-	b := make([]byte, length)
-	_, err := io.ReadFull(r, b)
-	return b, err
+	b := make([]byte, 0, min(smallBody, limit+1))
+	for {
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			return b, nil
+		case err != nil:
+			return nil, err
+		case len(b) == cap(b):
+			b = append(make([]byte, 0, limit+1), b...)
+		}
+	}
 }
 
 func writeUnavailable(w http.ResponseWriter, err error) {
@@ -239,13 +283,28 @@ func (h *HTTP) didDocument(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, DIDDocument(h.Server.Signer))
 }
 
+// maxCIDText bounds the text that is decoded as a CID: that takes time that grows with the square of its length.
+const maxCIDText = 256
+
+// pathCID returns the CID in a part of the path, or answers that it is none.
+func pathCID(w http.ResponseWriter, r *http.Request, name string) (c cid.Cid, ok bool) {
+	text := r.PathValue(name)
+	err := errors.New("too long")
+	if len(text) <= maxCIDText {
+		c, err = cid.Decode(text)
+	}
+	if err != nil {
+		http.Error(w, "not a CID: "+clip(text), http.StatusBadRequest)
+	}
+	return c, err == nil
+}
+
 // soon is how long GET /receipt waits for a receipt that is being written.
 const soon = 10 * time.Second
 
 func (h *HTTP) receipt(w http.ResponseWriter, r *http.Request) {
-	task, err := cid.Parse(r.PathValue("task"))
-	if err != nil {
-		http.Error(w, "not a CID: "+r.PathValue("task"), http.StatusBadRequest)
+	task, ok := pathCID(w, r, "task")
+	if !ok {
 		return
 	}
 	patience := h.Server.After(soon)
@@ -253,6 +312,7 @@ func (h *HTTP) receipt(w http.ResponseWriter, r *http.Request) {
 		changed := h.Server.Changes.Wait()
 		m, err := h.Server.Service.Receipt(r.Context(), task)
 		if err == nil {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.bodyTimeout()))
 			writeMessage(w, r, m)
 			return
 		}
@@ -336,9 +396,8 @@ func ReadableMessage(m *capabilities.Message) []ReadableReceipt {
 }
 
 func (h *HTTP) status(w http.ResponseWriter, r *http.Request) {
-	c, err := cid.Parse(r.PathValue("cid"))
-	if err != nil {
-		http.Error(w, "not a CID: "+r.PathValue("cid"), http.StatusBadRequest)
+	c, ok := pathCID(w, r, "cid")
+	if !ok {
 		return
 	}
 	status, err := h.Server.Service.Status(r.Context(), c)
@@ -353,9 +412,8 @@ func (h *HTTP) status(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *HTTP) revocation(w http.ResponseWriter, r *http.Request) {
-	c, err := cid.Parse(r.PathValue("cid"))
-	if err != nil {
-		http.Error(w, "not a CID: "+r.PathValue("cid"), http.StatusBadRequest)
+	c, ok := pathCID(w, r, "cid")
+	if !ok {
 		return
 	}
 	m, err := h.Revocations.Get(r.Context(), c)
