@@ -21,24 +21,25 @@ import (
 type readers struct {
 	db *sql.DB
 
-	get, query, scan, walk, receivable *sql.Stmt
-	blob, blobSize, blobList           *sql.Stmt
+	get, query, scan, walk   *sql.Stmt
+	blob, blobSize, blobList *sql.Stmt
 }
 
 // Statements of the readers. The successor of a string in the order of bytes is the string with a zero byte, so "after" a cursor is "from
 // its successor on".
+//
+// The plus in LIMIT +? hides the parameter from the planner, which would look at its value and so prepare the statement anew whenever one is bound.
 const (
 	columns = `partition, sort, version, list, list_sort, value`
 
 	selectRow       = `SELECT version, list, list_sort, value FROM row WHERE partition = ? AND sort = ?`
-	selectPartition = `SELECT ` + columns + ` FROM row WHERE partition = ? AND sort >= ? ORDER BY sort LIMIT ?`
+	selectPartition = `SELECT ` + columns + ` FROM row WHERE partition = ? AND sort >= ? ORDER BY sort LIMIT +?`
 	selectIndex     = `SELECT ` + columns + ` FROM row WHERE list = ? AND (list_sort, partition, sort) >= (?, ?, ?)
-		ORDER BY list_sort, partition, sort LIMIT ?`
-	selectAll        = `SELECT ` + columns + ` FROM row WHERE (partition, sort) >= (?, ?) ORDER BY partition, sort LIMIT ?`
-	selectReceivable = `SELECT 1 FROM message WHERE queue = ? AND visible <= ? LIMIT 1`
-	selectBlob       = `SELECT bytes FROM blob WHERE cid = ?`
-	selectBlobSize   = `SELECT coalesce(length(bytes), 0) FROM blob WHERE cid = ?`
-	selectBlobs      = `SELECT cid FROM blob WHERE cid > ? ORDER BY cid LIMIT ?`
+		ORDER BY list_sort, partition, sort LIMIT +?`
+	selectAll      = `SELECT ` + columns + ` FROM row WHERE (partition, sort) >= (?, ?) ORDER BY partition, sort LIMIT +?`
+	selectBlob     = `SELECT bytes FROM blob WHERE cid = ?`
+	selectBlobSize = `SELECT coalesce(length(bytes), 0) FROM blob WHERE cid = ?`
+	selectBlobs    = `SELECT cid FROM blob WHERE cid > ? ORDER BY cid LIMIT +?`
 )
 
 func openReaders(path string) (_ *readers, err error) {
@@ -61,7 +62,6 @@ func openReaders(path string) (_ *readers, err error) {
 		{&r.query, selectPartition},
 		{&r.scan, selectIndex},
 		{&r.walk, selectAll},
-		{&r.receivable, selectReceivable},
 		{&r.blob, selectBlob},
 		{&r.blobSize, selectBlobSize},
 		{&r.blobList, selectBlobs},
@@ -86,6 +86,9 @@ func (e *Engine) Get(ctx context.Context, key store.Key) (store.Row, error) {
 		return store.Row{}, err
 	}
 	defer end()
+	if row, ok := e.writer.cache.get(key); ok {
+		return row, nil
+	}
 	row := store.Row{Key: key}
 	var list, listSort sql.NullString
 	err = e.reads.get.QueryRowContext(uninterrupted(ctx), key.Partition, key.Sort).Scan(&row.Version, &list, &listSort, &row.Value)
@@ -200,36 +203,19 @@ func (e *Engine) Commit(ctx context.Context, c store.Change) (uint64, error) {
 
 // Receive implements [store.Messages].
 func (e *Engine) Receive(ctx context.Context, queue string, limit int, lease time.Duration) ([]store.Delivery, error) {
-	if limit < 1 {
-		return nil, nil
-	}
-	due, err := e.receivable(ctx, queue)
-	if err != nil || !due {
+	end, err := e.begin(ctx)
+	if err != nil {
 		return nil, err
+	}
+	defer end()
+	if limit < 1 || !e.writer.heads.due(queue, e.options.Now().UnixNano()) {
+		return nil, nil
 	}
 	change := &receive{queue: queue, limit: limit, lease: lease}
 	if err := e.write(ctx, change); err != nil {
 		return nil, err
 	}
 	return change.deliveries, nil
-}
-
-// receivable spares the writer those who look in vain.
-func (e *Engine) receivable(ctx context.Context, queue string) (bool, error) {
-	end, err := e.begin(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer end()
-	var one int
-	err = e.reads.receivable.QueryRowContext(uninterrupted(ctx), queue, e.options.Now().UnixNano()).Scan(&one)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("sqlite: looking for messages of %s: %w", queue, err)
-	}
-	return true, nil
 }
 
 // Ack implements [store.Messages].

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -59,22 +60,28 @@ type writer struct {
 	stopped  sync.WaitGroup
 
 	batches, changes atomic.Uint64
+	cache            rowCache
+	heads            heads
 
 	insertRow, updateRow, deleteRow                          *sql.Stmt
 	insertMessage, receiveMessages, ackMessage, extendLease  *sql.Stmt
-	retryMessage, insertBlob, deleteBlob                     *sql.Stmt
+	retryMessage, head, insertBlob, deleteBlob               *sql.Stmt
 	beginTransaction, commitTransaction, rollbackTransaction *sql.Stmt
 }
 
-// selectDue finds the messages of a queue that have been due, or out of lease, the longest.
-const selectDue = `SELECT id FROM message WHERE queue = ? AND visible <= ? ORDER BY visible LIMIT ?`
+// selectDue finds the messages of a queue that have been due, or out of lease, the longest. (For the plus see the statements of the readers.)
+const selectDue = `SELECT id FROM message WHERE queue = ? AND visible <= ? ORDER BY visible LIMIT +?`
+
+// selectHead finds when a queue has something to receive, NULL if it has no messages.
+const selectHead = `SELECT min(visible) FROM message WHERE queue = ?`
 
 func openWriter(path string, o Options) (_ *writer, err error) {
 	// The writer has no context: a statement that is interrupted takes the batch with it.
 	ctx := context.Background()
 	w := &writer{path: path, options: o, requests: make(chan *request, maxBatch)}
+	// The cache is small because a commit that has put pages in another order, as most do here, looks at every page in it.
 	w.db, err = connect(path, 1,
-		fmt.Sprintf("wal_autocheckpoint(%d)", checkpointPages), fmt.Sprintf("journal_size_limit(%d)", maxWAL), "cache_size(-16384)")
+		fmt.Sprintf("wal_autocheckpoint(%d)", checkpointPages), fmt.Sprintf("journal_size_limit(%d)", maxWAL), "cache_size(-4096)")
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +117,7 @@ func openWriter(path string, o Options) (_ *writer, err error) {
 		{&w.ackMessage, `DELETE FROM message WHERE id = ? AND attempt = ? AND leased = 1`},
 		{&w.extendLease, `UPDATE message SET visible = ? WHERE id = ? AND attempt = ? AND leased = 1`},
 		{&w.retryMessage, `UPDATE message SET visible = ?, leased = 0 WHERE id = ? AND attempt = ? AND leased = 1`},
+		{&w.head, selectHead},
 		{&w.insertBlob, `INSERT INTO blob (cid, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING`},
 		{&w.deleteBlob, `DELETE FROM blob WHERE cid = ?`},
 	} {
@@ -155,17 +163,10 @@ func (w *writer) run() {
 	batch := make([]*request, 0, maxBatch)
 	for r := range w.requests {
 		batch = append(batch[:0], r)
-	drain:
-		for len(batch) < maxBatch {
-			select {
-			case r, ok := <-w.requests:
-				if !ok {
-					break drain
-				}
-				batch = append(batch, r)
-			default:
-				break drain
-			}
+		for more := true; more; {
+			// Whoever is ready to run may have a change to add: what shares the transaction shares its cost. Where nobody is, this is nothing.
+			runtime.Gosched()
+			batch, more = w.drain(batch)
 		}
 		w.write(batch)
 		clear(batch)
@@ -173,6 +174,23 @@ func (w *writer) run() {
 			w.boundWAL()
 		}
 	}
+}
+
+// drain adds the changes that wait to a batch, and reports whether there were any and there is room for more.
+func (w *writer) drain(batch []*request) ([]*request, bool) {
+	before := len(batch)
+	for len(batch) < maxBatch {
+		select {
+		case r, ok := <-w.requests:
+			if !ok {
+				return batch, false
+			}
+			batch = append(batch, r)
+		default:
+			return batch, len(batch) > before
+		}
+	}
+	return batch, false
 }
 
 // write answers all requests of a batch.
@@ -220,15 +238,30 @@ func (w *writer) transaction(batch []*request) (err error) {
 			return r.result
 		}
 	}
+	for _, r := range batch {
+		if c, ok := r.change.(*commitRow); ok && r.result == nil {
+			w.cache.drop(c.Row.Key)
+		}
+	}
 	if _, err := w.exec(w.commitTransaction); err != nil {
 		w.rollback()
 		return fmt.Errorf("committing transaction: %w", err)
+	}
+	for _, r := range batch {
+		if c, ok := r.change.(*commitRow); ok && r.result == nil {
+			if row, ok := c.cached(); ok {
+				w.cache.put(row)
+			}
+		}
 	}
 	return nil
 }
 
 // rollback gives up the transaction. It fails when SQLite has done so by itself, as after most errors.
-func (w *writer) rollback() { _, _ = w.exec(w.rollbackTransaction) }
+func (w *writer) rollback() {
+	_, _ = w.exec(w.rollbackTransaction)
+	w.heads.forget()
+}
 
 // boundWAL empties the log when it has grown too long. Failing is no fault: it is tried again.
 func (w *writer) boundWAL() {
@@ -300,6 +333,7 @@ func (c *commitRow) apply(w *writer) error {
 		if _, err := w.exec(w.insertMessage, w.nextID, m.Queue, visible.UnixNano(), now.UnixNano(), nullable(m.Body)); err != nil {
 			return fmt.Errorf("writing message to %s: %w", m.Queue, err)
 		}
+		w.heads.add(m.Queue, visible.UnixNano())
 		w.nextID++
 	}
 	for _, b := range c.Blobs {
@@ -339,19 +373,37 @@ type receive struct {
 	deliveries []store.Delivery // the result
 }
 
-func (c *receive) apply(w *writer) (err error) {
+func (c *receive) apply(w *writer) error {
+	if err := c.lend(w); err != nil {
+		return fmt.Errorf("leasing messages of %s: %w", c.queue, err)
+	}
+	if len(c.deliveries) == c.limit {
+		return nil // there may be more
+	}
+	var head sql.NullInt64
+	if err := w.head.QueryRowContext(context.Background(), c.queue).Scan(&head); err != nil {
+		return fmt.Errorf("looking for messages of %s: %w", c.queue, err)
+	}
+	if !head.Valid {
+		head.Int64 = never
+	}
+	w.heads.set(c.queue, head.Int64)
+	return nil
+}
+
+func (c *receive) lend(w *writer) (err error) {
 	c.deliveries = nil // of an earlier try
 	now := w.options.Now()
 	rows, err := w.receiveMessages.QueryContext(context.Background(), now.Add(c.lease).UnixNano(), c.queue, now.UnixNano(), c.limit)
 	if err != nil {
-		return fmt.Errorf("leasing messages of %s: %w", c.queue, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		var id, attempt, enqueued int64
 		d := store.Delivery{Message: store.Message{Queue: c.queue}}
 		if err := rows.Scan(&id, &attempt, &enqueued, &d.Body); err != nil {
-			return fmt.Errorf("leasing messages of %s: %w", c.queue, err)
+			return err
 		}
 		d.ID, d.Attempt, d.Lease = formatID(id), int(attempt), strconv.FormatInt(attempt, 10)
 		d.Enqueued = time.Unix(0, enqueued).UTC()
@@ -380,7 +432,9 @@ func (c endDelivery) apply(w *writer) error {
 	if c.visible == nil {
 		n, err = w.exec(c.stmt(w), id, attempt)
 	} else {
-		n, err = w.exec(c.stmt(w), w.options.Now().Add(*c.visible).UnixNano(), id, attempt)
+		visible := w.options.Now().Add(*c.visible).UnixNano()
+		n, err = w.exec(c.stmt(w), visible, id, attempt)
+		w.heads.add(c.Queue, visible)
 	}
 	if err != nil {
 		return fmt.Errorf("writing message %s of %s: %w", c.ID, c.Queue, err)
