@@ -108,16 +108,14 @@ func (s *Service) submitted(ctx context.Context, msg submitMessage) error {
 	if err != nil {
 		return err
 	}
-	if !created && !p.Value.Offer.Equals(msg.Offer) {
-		by := store.Record[By]{Key: byKey(key, msg.Offer), Value: By{offer.Issuer.String(), offer.Resource(), offer.At}}
-		if _, err := s.by.Create(ctx, &by, store.Effects{}); err != nil {
-			return err
-		}
-		if err := s.revive(ctx, key, offer.At); err != nil {
-			return err
-		}
+	if created || p.Value.Offer.Equals(msg.Offer) {
+		return nil
 	}
-	return s.ledger.Unlist(ctx, msg.Offer)
+	by := store.Record[By]{Key: byKey(key, msg.Offer), Value: By{offer.Issuer.String(), offer.Resource(), offer.At}}
+	if _, err := s.by.Create(ctx, &by, store.Effects{}); err != nil {
+		return err
+	}
+	return s.revive(ctx, key, offer.At)
 }
 
 // revive starts an expired piece again for an offer made since.

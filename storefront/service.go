@@ -161,7 +161,7 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	return s.ledger.Accept(ctx, inv.Task, r, fx, store.Listing{Index: offersIndex(nb.Piece), Sort: inv.Link().String()}, effects)
 }
 
-// offersIndex lists the offers of a piece between their acknowledgement and the piece's row.
+// offersIndex lists the offers of a piece. It is asked where the piece has no row yet; taking an offer out of it later would write its row once more.
 func offersIndex(p piece.Link) string { return "offers/" + p.String() }
 
 // supported reports whether a content CID names a whole byte string: raw or CAR codec, sha2-256.

@@ -195,18 +195,6 @@ func receiptIn(rec Record, task cid.Cid) (*capabilities.Receipt, error) {
 	return r, nil
 }
 
-// Unlist takes a task's row out of its index. Repeating it does nothing.
-func (l *Ledger) Unlist(ctx context.Context, task cid.Cid) error {
-	_, err := l.records.Update(ctx, Key(task), func(rec *store.Record[Record], _ *store.Effects) error {
-		if !rec.Exists() || rec.Listing == (store.Listing{}) {
-			return store.ErrUnchanged
-		}
-		rec.Listing = store.Listing{}
-		return nil
-	})
-	return err
-}
-
 // Listed returns the acknowledged tasks of an index; a hint, as every scan.
 func (l *Ledger) Listed(ctx context.Context, index string, limit int) ([]*capabilities.Message, error) {
 	recs, _, err := l.records.Scan(ctx, index, "", "", limit)
