@@ -1,7 +1,7 @@
 GO ?= go
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
 
-.PHONY: help build demo test race interop lint fuzz bench ci
+.PHONY: help build demo test race soak interop lint fuzz bench ci
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -16,6 +16,10 @@ test: ## all tests that need Go alone
 
 race: ## the same under the race detector
 	$(GO) test -race ./...
+
+soak: ## the real program in many processes: 1000 pieces, 100 crashes, a full disk; some minutes
+	W3FILECOIN_SOAK=1 W3FILECOIN_PIECES=1000 W3FILECOIN_CRASHES=100 $(GO) test -count=1 -v -timeout 60m \
+	  -run '^(TestRolesApart|TestCrash|TestDiskFull)$$' ./cmd/w3filecoin
 
 interop: build ## with the published JavaScript packages, both ways; needs Node 20
 	cd interop && npm ci --ignore-scripts --no-progress && npm test

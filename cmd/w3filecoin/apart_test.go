@@ -179,7 +179,12 @@ func (n *apart) offerSome(r *rand.Rand, count int) (list []*offering) {
 // accepted, by chains that verify, and no process logs an error. Then roles are away for a while, one by one: what needs them waits with a
 // reason, and goes on when they are back.
 func TestRolesApart(t *testing.T) {
-	pieces := int(number(t, "W3FILECOIN_PIECES", 40))
+	aside(t)
+	few := uint64(40)
+	if testing.Short() {
+		few = 12
+	}
+	pieces := int(number(t, "W3FILECOIN_PIECES", few))
 	r := rand.New(rand.NewPCG(seed(t), 0))
 	n := newApart(t)
 
@@ -195,6 +200,19 @@ func TestRolesApart(t *testing.T) {
 	t.Logf("%d pieces: acknowledged in %.1f s (%.0f/s), dealt in %.1f s (%.1f/s), all chains verified after %.1f s", count,
 		acknowledged.Seconds(), float64(count)/acknowledged.Seconds(), dealt.Seconds(), float64(count)/dealt.Seconds(), time.Since(began).Seconds())
 
+	if !testing.Short() {
+		n.goAway(r)
+	}
+	n.concluded(t, n.file("devnet/devnet.json"))
+	for _, d := range n.roles {
+		d.stop()
+		d.log.clean(t)
+	}
+}
+
+// goAway takes roles away and brings them back.
+func (n *apart) goAway(r *rand.Rand) {
+	n.t.Helper()
 	// The aggregator is away: pieces wait at the storefront, which says why.
 	n.roles["aggregator"].stop()
 	n.show(n.offerSome(r, 6), "aggregation: ", " cannot be reached")
@@ -202,12 +220,12 @@ func TestRolesApart(t *testing.T) {
 	n.roles["aggregator"].ready()
 	// The dealer dies while the aggregate is on its way, more than once.
 	for range 3 {
-		sometime(t, r, time.Second)
+		sometime(n.t, r, time.Second)
 		n.roles["dealer"].kill()
 		n.roles["dealer"].start()
 		n.roles["dealer"].ready()
 	}
-	n.settle(t, r, patience)
+	n.settle(n.t, r, patience)
 
 	// Compute and the deal tracker are away, and a storefront dies.
 	n.roles["compute"].kill()
@@ -220,13 +238,7 @@ func TestRolesApart(t *testing.T) {
 	for _, name := range []string{"one", "compute", "dealtracker"} {
 		n.roles[name].ready()
 	}
-	n.settle(t, r, patience)
-
-	n.concluded(t, n.file("devnet/devnet.json"))
-	for _, d := range n.roles {
-		d.stop()
-		d.log.clean(t)
-	}
+	n.settle(n.t, r, patience)
 }
 
 // show waits until the storefronts say that offers wait, why, and when there is another try.

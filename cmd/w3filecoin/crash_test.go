@@ -11,7 +11,12 @@ import (
 // TestCrash kills a network, all roles in one process, at moments left to chance while offers come in, W3FILECOIN_CRASHES times, and starts it
 // again. What was acknowledged is known after each start and ends well; no receipt ever changes; nothing is done twice.
 func TestCrash(t *testing.T) {
-	crashes := int(number(t, "W3FILECOIN_CRASHES", 3))
+	aside(t)
+	few := uint64(3)
+	if testing.Short() {
+		few = 1
+	}
+	crashes := int(number(t, "W3FILECOIN_CRASHES", few))
 	seed := seed(t)
 	r := rand.New(rand.NewPCG(seed, 0))
 	began := time.Now()

@@ -51,6 +51,16 @@ func number(t testing.TB, name string, otherwise uint64) uint64 {
 	return n
 }
 
+// soak reports whether tests may take their time.
+func soak(t testing.TB) bool { return number(t, "W3FILECOIN_SOAK", 0) > 0 }
+
+// aside lets a test run beside others: it waits more than it works. Where it is measured it runs alone.
+func aside(t *testing.T) {
+	if !soak(t) {
+		t.Parallel()
+	}
+}
+
 // seed returns the seed of a test that leaves something to chance, and prints it. W3FILECOIN_SEED repeats one.
 func seed(t testing.TB) uint64 {
 	t.Helper()
@@ -223,10 +233,11 @@ type journal struct {
 	name string
 	file io.Writer
 
-	mu     sync.Mutex
-	rest   []byte
-	last   []string // lines
-	faults []string // lines that are errors, or not log lines
+	mu      sync.Mutex
+	rest    []byte
+	last    []string // lines
+	errors  []string // of level error
+	garbage []string // no log lines: a panic, a report of the race detector
 }
 
 func (j *journal) Write(b []byte) (int, error) {
@@ -249,8 +260,11 @@ func (j *journal) Write(b []byte) (int, error) {
 		var entry struct {
 			Level string `json:"level"`
 		}
-		if err := json.Unmarshal(line, &entry); err != nil || entry.Level == "" || entry.Level == "ERROR" {
-			j.faults = append(j.faults, string(line))
+		switch err := json.Unmarshal(line, &entry); {
+		case err != nil || entry.Level == "":
+			j.garbage = append(j.garbage, string(line))
+		case entry.Level == "ERROR":
+			j.errors = append(j.errors, string(line))
 		}
 	}
 }
@@ -271,15 +285,27 @@ func (j *journal) tail() string {
 // clean checks that nothing went wrong that the log knows of.
 func (j *journal) clean(t testing.TB) {
 	t.Helper()
+	j.healthy(t)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for i, line := range j.faults {
+	for i, line := range j.errors {
 		if i == 10 {
-			t.Errorf("%s: %d more errors", j.name, len(j.faults)-i)
+			t.Errorf("%s: %d more errors", j.name, len(j.errors)-i)
 			break
 		}
-		t.Errorf("%s: logged %s", j.name, line)
+		t.Errorf("%s logged %s", j.name, line)
 	}
+}
+
+// healthy checks that there is nothing but log lines, and returns how many are errors.
+func (j *journal) healthy(t testing.TB) int {
+	t.Helper()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.garbage) > 0 {
+		t.Errorf("%s wrote what is no log:\n%s", j.name, strings.Join(j.garbage[:min(len(j.garbage), 60)], "\n"))
+	}
+	return len(j.errors)
 }
 
 // eventually repeats an attempt until it succeeds.
@@ -392,6 +418,11 @@ func (e *eye) offer(ctx context.Context, at *offerer, c content) (*offering, err
 	if err := at.store(ctx, c.cid, bytes.NewReader(c.bytes), int64(len(c.bytes))); err != nil {
 		return nil, fmt.Errorf("storing %s: %w", c.cid, err)
 	}
+	return e.invoke(ctx, at, c)
+}
+
+// invoke offers content that is stored already, once.
+func (e *eye) invoke(ctx context.Context, at *offerer, c content) (*offering, error) {
 	task, r, err := client.Offer(ctx, at.conn, at.agent, at.storefront, at.with, filecoin.Offer{Content: c.cid, Piece: c.piece},
 		capabilities.Terms{Proofs: at.proofs}, e.keys)
 	if err != nil {
