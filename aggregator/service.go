@@ -131,6 +131,9 @@ func (s *Service) Methods() map[string]capabilities.Method {
 	}
 }
 
+// maxGroup bounds the name of a group, in bytes: rows are named by it.
+const maxGroup = 300
+
 // offer executes piece/offer: it acknowledges the task and leaves the rest to its message.
 func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
 	var nb piececap.Offer
@@ -147,6 +150,9 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	}
 	if nb.Group != invoker && !strings.HasPrefix(nb.Group, invoker+"/") {
 		return nil, capabilities.Fail(capabilities.Unauthorized, "group %q does not belong to %s", nb.Group, invoker)
+	}
+	if len(nb.Group) > maxGroup {
+		return nil, capabilities.Malformed(inv.Can(), inv.Resource(), fmt.Errorf("the group has %d bytes, more than %d", len(nb.Group), maxGroup))
 	}
 	if limit := s.Ladder.MaxPiece(); nb.Piece.PaddedSize() > limit {
 		return nil, capabilities.NewPieceTooLarge(nb.Piece, limit)
