@@ -66,6 +66,11 @@ func seed(t testing.TB) uint64 {
 	t.Helper()
 	n := number(t, "W3FILECOIN_SEED", rand.Uint64())
 	t.Logf("W3FILECOIN_SEED=%d", n)
+	t.Cleanup(func() { // the last to be called: after all that is said of a failure
+		if t.Failed() {
+			t.Logf("failed with W3FILECOIN_SEED=%d", n)
+		}
+	})
 	return n
 }
 
