@@ -99,9 +99,9 @@ func (s *Service) dealt(ctx context.Context, msg walkMessage) error {
 	if agg.Value.Dealt {
 		err = s.finish(ctx, agg.Value, keys)
 	} else {
-		for _, k := range keys {
-			err = errors.Join(err, s.note(ctx, k, Aggregated, "its aggregate failed: "+agg.Value.Failure))
-		}
+		err = store.Each(ctx, s.Parallel, keys, func(k store.Key) error {
+			return s.note(ctx, k, Aggregated, "its aggregate failed: "+agg.Value.Failure)
+		})
 	}
 	if err != nil || next == "" {
 		return err
@@ -150,19 +150,17 @@ func (s *Service) finish(ctx context.Context, agg Aggregate, keys []store.Key) e
 	if err != nil {
 		return err
 	}
-	for _, item := range list {
-		if _, err := s.pieces.Update(ctx, item.key, func(p *store.Record[Piece], _ *store.Effects) error {
+	return store.Each(ctx, s.Parallel, list, func(item concluded) error {
+		_, err := s.pieces.Update(ctx, item.key, func(p *store.Record[Piece], _ *store.Effects) error {
 			if p.Value.State != Aggregated {
 				return store.ErrUnchanged
 			}
 			p.Value.enter(Dealt, s.Now())
 			p.Value.AcceptPacked = tasks.Packed{Pack: c, Entry: item.entry}
 			return nil
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+		})
+		return err
+	})
 }
 
 // accepted is the conclusion of filecoin/accept for a piece in a deal.

@@ -53,7 +53,7 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
-// Deps is what a storefront is made of. Every field is required but Tracker, Timing and Policy.
+// Deps is what a storefront is made of. Every field is required but Tracker, Timing, Policy and Parallel (1).
 type Deps struct {
 	Signer capabilities.Signer
 	Store  store.Driver
@@ -67,8 +67,10 @@ type Deps struct {
 	Custody Custody
 	Policy  Policy
 	Timing  Timing
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Parallel is how many rows are written at a time where many are; 1 where the order of things must not vary.
+	Parallel int
+	Now      func() time.Time
+	Log      *slog.Logger
 }
 
 // Service is the storefront role.
@@ -98,9 +100,12 @@ func New(d Deps) (*Service, error) {
 		d.Group = d.Signer.DID().String()
 	}
 	d.Timing = d.Timing.withDefaults()
+	d.Parallel = max(d.Parallel, 1)
+	ledger := tasks.New(d.Store, d.Keys, d.Now, d.Log)
+	ledger.Parallel = d.Parallel
 	return &Service{
 		Deps:       d,
-		ledger:     tasks.New(d.Store, d.Keys, d.Now, d.Log),
+		ledger:     ledger,
 		pieces:     store.NewTable[Piece](d.Store),
 		by:         store.NewTable[By](d.Store),
 		references: store.NewTable[Reference](d.Store),

@@ -42,36 +42,59 @@ func (l *Ledger) Conclude(signer capabilities.Signer) capabilities.Method {
 			}
 			receipts = []*capabilities.Receipt{r}
 		}
-		// A report is sorted by task, so a receipt may stand before the one whose task joins its own and which makes it awaited.
-		early := map[cid.Cid]*capabilities.Receipt{}
-		refused := 0
-		for _, r := range receipts {
-			for r != nil {
-				outcome, err := l.Arrive(ctx, inv.Message, r)
-				if errors.Is(err, capabilities.ErrInvalidReceipt) {
-					refused++
-					l.log.Warn("refused a receipt", "task", r.Ran, "from", inv.Issuer, "err", err)
-					break
-				}
-				if err != nil {
-					return nil, err
-				}
-				if outcome == Unknown {
-					early[r.Ran] = r
-				}
-				if outcome != Kept {
-					break
-				}
-				next := early[r.Join]
-				delete(early, r.Join)
-				r = next
-			}
+		refused, err := l.arriveAll(ctx, inv, receipts)
+		if err != nil {
+			return nil, err
 		}
 		if refused == len(receipts) {
 			return nil, capabilities.Fail("InvalidReceipt", "none of the %d receipts is to be believed", refused)
 		}
 		return capabilities.Issue(signer, inv.Link(), &ucan.ConcludeOK{Time: l.now().UnixMilli()}, capabilities.Effects{})
 	}
+}
+
+// arriveAll takes the receipts of a message and returns how many are not to be believed.
+func (l *Ledger) arriveAll(ctx context.Context, inv capabilities.Invocation, receipts []*capabilities.Receipt) (refused int, err error) {
+	type arrival struct {
+		receipt *capabilities.Receipt
+		outcome Outcome
+		refused bool
+	}
+	// A receipt may come before the one whose task joins its own and which makes it awaited.
+	early := map[cid.Cid]*capabilities.Receipt{}
+	for len(receipts) > 0 {
+		arrivals := make([]*arrival, len(receipts))
+		for i, r := range receipts {
+			arrivals[i] = &arrival{receipt: r}
+		}
+		err := store.Each(ctx, l.Parallel, arrivals, func(a *arrival) (err error) {
+			a.outcome, err = l.Arrive(ctx, inv.Message, a.receipt)
+			if errors.Is(err, capabilities.ErrInvalidReceipt) {
+				a.refused = true
+				l.log.Warn("refused a receipt", "task", a.receipt.Ran, "from", inv.Issuer, "err", err)
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return refused, err
+		}
+		for _, a := range arrivals {
+			if a.refused {
+				refused++
+			} else if a.outcome == Unknown {
+				early[a.receipt.Ran] = a.receipt
+			}
+		}
+		receipts = nil
+		for _, a := range arrivals {
+			if joined := early[a.receipt.Join]; joined != nil && !a.refused && a.outcome == Kept {
+				receipts = append(receipts, joined)
+				delete(early, joined.Ran)
+			}
+		}
+	}
+	return refused, nil
 }
 
 // Delivery is a batch of conclusions on its way to another role, under `delivery/{to}`. It is repeated until it was taken.

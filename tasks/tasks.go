@@ -80,6 +80,9 @@ type Arrival struct {
 
 // Ledger is a role's tasks.
 type Ledger struct {
+	// Parallel is how many receipts of a batch are taken at a time; 0 or 1: one after another.
+	Parallel int
+
 	records  store.Table[Record]
 	evidence store.Table[Record]
 	keys     capabilities.Keys
@@ -89,7 +92,7 @@ type Ledger struct {
 
 // New returns the ledger over a role's rows.
 func New(rows store.Rows, keys capabilities.Keys, now func() time.Time, log *slog.Logger) *Ledger {
-	return &Ledger{store.NewTable[Record](rows), store.NewTable[Record](rows), keys, now, log}
+	return &Ledger{records: store.NewTable[Record](rows), evidence: store.NewTable[Record](rows), keys: keys, now: now, log: log}
 }
 
 // Key returns the row of a task.

@@ -352,6 +352,46 @@ func TestConcludeInAnyOrder(t *testing.T) {
 	}
 }
 
+// TestConcludeChain: each task of a message joins the next, in an order that has nothing to do with that of the report. All are kept, however many
+// are taken at a time.
+func TestConcludeChain(t *testing.T) {
+	const n = 40
+	for _, parallel := range []int{0, 8} {
+		f := newFixture(t)
+		f.ledger.Parallel = parallel
+		m := new(capabilities.Message)
+		var chain []capabilities.Task
+		for i := range n {
+			task, err := capabilities.Invoke(agg, agg.DID(), agg.DID().String(), &piececap.Accept{Piece: link(t), Group: strconv.Itoa(i)}, capabilities.Terms{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			chain = append(chain, task)
+		}
+		for i, task := range chain {
+			var fx capabilities.Effects
+			if i+1 < n {
+				fx.Join = &chain[i+1]
+			}
+			capabilities.AddConclusion(m, acceptReceipt(t, agg, task, link(t), fx), task, fx)
+		}
+		if _, err := f.ledger.Await(ctx, chain[0].Link(), nil, owner, "arrived", true); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.ledger.Conclude(front)(ctx, conclude1(t, m, m.Receipt(chain[0].Link()).Link())); err != nil {
+			t.Fatal(err)
+		}
+		for i, task := range chain {
+			if _, err := f.ledger.Receipt(ctx, task.Link()); err != nil {
+				t.Errorf("%d at a time: the receipt of task %d is not kept: %v", parallel, i, err)
+			}
+		}
+		if got := len(f.arrivals("arrived")); got != n {
+			t.Errorf("%d at a time: %d arrivals, want %d", parallel, got, n)
+		}
+	}
+}
+
 // taker is a role that takes, or is away.
 type taker struct {
 	away     bool

@@ -299,7 +299,7 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	}
 	s, err := storefront.New(storefront.Deps{
 		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: provider, Tracker: tracker,
-		Custody: custody, Policy: policy, Now: time.Now, Log: log,
+		Custody: custody, Policy: policy, Parallel: 16, Now: time.Now, Log: log,
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
 	})
