@@ -1,7 +1,7 @@
 GO ?= go
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
 
-.PHONY: help build demo test race soak interop lint fuzz bench ci
+.PHONY: help build demo test race soak interop mutants lint fuzz bench ci
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -24,6 +24,9 @@ soak: ## the real program in many processes: 1000 pieces, 100 crashes, a full di
 interop: build ## with the published JavaScript packages, both ways; needs Node 20
 	cd interop && npm ci --ignore-scripts --no-progress && npm test
 	W3FILECOIN_INTEROP_NODE=1 $(GO) test -count=1 ./interop
+
+mutants: ## break the system on purpose, one way at a time, and see which test notices; some minutes
+	$(GO) run ./internal/mutants
 
 lint: ## format, vet, static analysis
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
