@@ -438,8 +438,8 @@ func (c *Config) validate() error {
 				bad("storefront.allow: %q is not a DID: %v", d, err)
 			}
 		}
-		if t := c.Storefront.UploadToken; t != "" && len(t) < 16 {
-			bad("storefront.upload_token: use at least 16 characters")
+		if t := c.Storefront.UploadToken; t != "" && (len(t) < 16 || strings.ContainsAny(t, " \t\r\n")) {
+			bad("storefront.upload_token: use at least 16 characters, and no spaces")
 		}
 		if n := uint64(c.Storefront.MaxPiece); n == 0 || n&(n-1) != 0 {
 			bad("storefront.max_piece: a padded piece size is a power of two, like 16GiB")

@@ -66,6 +66,7 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 			c.Roles = []string{aggregatorRole}
 			c.Aggregator.Dealer = Neighbour{DID: "did:web:dealer.example", URL: "https://dealer.example"}
 		}, []string{"aggregator.dealer.proof", "delegate"}},
+		{"token with a space", func(c *Config) { c.Storefront.UploadToken = "sixteen characters" }, []string{"upload_token", "no spaces"}},
 		{"devnet alone", func(c *Config) { c.Roles = []string{devnetName} }, []string{"devnet.offers", "devnet.pieces"}},
 		{"devnet elsewhere", func(c *Config) {
 			c.Roles = []string{dealtrackerRole}
