@@ -128,7 +128,7 @@ func dealt(t testing.TB) (*site, Offered, []*subject) {
 			attach: []capabilities.Block{grants[0].Block(), grants[1].Block()}, delegated: "ok", stranger: roles.UnauthorizedRevocation},
 	}
 	for _, c := range all {
-		task := cid.Undef
+		var task cid.Cid
 		if c.good == nil {
 			links := s.chain(c, 1, nil)
 			c.good, task = message(links, c.attach...), links[1].Link()
