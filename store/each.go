@@ -8,7 +8,7 @@ import (
 // Each calls do for every item, up to parallel at a time (1: in order), and returns the first error; after it, or once ctx is done, no further
 // call begins. Commits made side by side share their fsync.
 func Each[T any](ctx context.Context, parallel int, items []T, do func(T) error) error {
-	if parallel <= 1 {
+	if parallel <= 1 || len(items) == 1 {
 		for _, item := range items {
 			if err := ctx.Err(); err != nil {
 				return err
