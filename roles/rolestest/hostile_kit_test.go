@@ -38,7 +38,7 @@ type site struct {
 	log     *faultLog
 }
 
-// faultLog keeps what the runtime logs as a fault of its own.
+// faultLog keeps what the runtime logs as a fault of its own, and where its two judges of authority disagree.
 type faultLog struct {
 	slog.Handler
 	mu     sync.Mutex
@@ -57,10 +57,14 @@ func (l *faultLog) Handle(_ context.Context, r slog.Record) error {
 		text += " " + a.String()
 		return true
 	})
+	l.add(text)
+	return nil
+}
+
+func (l *faultLog) add(text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.faults = append(l.faults, text)
-	return nil
 }
 
 // take returns the faults since the last call.

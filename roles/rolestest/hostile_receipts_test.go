@@ -61,7 +61,7 @@ func (s *site) invoke(by capabilities.Signer, to capabilities.DID, c capabilitie
 	return task
 }
 
-func awaiting(t *testing.T, count int) *awaited {
+func awaiting(t testing.TB, count int) *awaited {
 	t.Helper()
 	n := New(t, Options{Seed: 104})
 	w := &awaited{aggregator: n.Roles["aggregator"].Signer, dealer: n.Roles["dealer"].Signer}
@@ -70,7 +70,7 @@ func awaiting(t *testing.T, count int) *awaited {
 	}
 	// Too little for an aggregate: the aggregator waits for more.
 	n.Run(10*time.Minute, func() bool { return false })
-	w.site = guarded(t, n).listen()
+	w.site = guarded(t, n)
 	var pieces []piece.Link
 	for _, o := range w.offers {
 		offer, receipt := w.step(o, piececap.OfferAbility)
@@ -178,6 +178,7 @@ func (s *site) noDeadLetters(t testing.TB) {
 // TestReceiptsNotBelieved pushes receipts that are not what they claim to be. None is kept, and the storefront goes on waiting for the right one.
 func TestReceiptsNotBelieved(t *testing.T) {
 	w := awaiting(t, 2)
+	w.listen()
 	ok, join := w.accepted(0), capabilities.Effects{Join: &w.offer}
 	task, other := w.tasks[0].Link(), w.tasks[1].Link()
 	right := w.issue(w.aggregator, task, ok, join)
@@ -296,6 +297,7 @@ func TestReceiptsThatProveNothing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := awaiting(t, 2)
+			w.listen()
 			ok, fx := w.accepted(0), capabilities.Effects{Join: &w.offer}
 			tt.do(w, ok, &fx)
 			if got := w.conclude("storefront", w.with, w.issue(w.aggregator, w.tasks[0].Link(), ok, fx)); got != "ok" {
@@ -332,6 +334,7 @@ func TestReceiptsThatProveNothing(t *testing.T) {
 func TestThousandReceipts(t *testing.T) {
 	const count, good = 8, 3
 	w := awaiting(t, count)
+	w.listen()
 	var receipts []*capabilities.Receipt
 	fx := capabilities.Effects{Join: &w.offer}
 	for i, task := range w.tasks {
@@ -387,6 +390,7 @@ func TestThousandReceipts(t *testing.T) {
 // TestDealsForAnotherAggregate: a deal counts for the aggregate that it is for, and nobody but the dealer reports it.
 func TestDealsForAnotherAggregate(t *testing.T) {
 	w := awaiting(t, 2)
+	w.listen()
 	accept := w.invoke(w.dealer, w.dealer.DID(), &aggregatecap.Accept{Aggregate: w.aggregate.Link(), Pieces: aggregatecap.Pieces(nil).CID})
 	w.with = append(w.with, accept.Block())
 	var batch []*capabilities.Receipt
