@@ -481,19 +481,16 @@ func (o *offering) standing(ctx context.Context) (capabilities.PieceStatus, erro
 	return capabilities.PieceStatus{}, fmt.Errorf("the status of acknowledged offer %s names another content: %+v", o.task, s)
 }
 
-// errAway is what a check says that could not be made, because a role does not answer.
-var errAway = errors.New("it does not answer")
-
 // look checks what a storefront says of an offer that it has acknowledged: it is known and in flight, or has ended in a deal that its chain proves; and
 // no receipt has changed.
 func (e *eye) look(ctx context.Context, o *offering) (ended bool, err error) {
 	s, err := o.standing(ctx)
 	if err != nil {
-		return false, away(err)
+		return false, err
 	}
 	chain, err := client.Follow(ctx, o.at.conn, o.task)
 	if err != nil {
-		return false, away(fmt.Errorf("the chain of acknowledged offer %s: %w", o.task, err))
+		return false, fmt.Errorf("the chain of acknowledged offer %s: %w", o.task, err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -537,15 +534,6 @@ func (e *eye) look(ctx context.Context, o *offering) (ended bool, err error) {
 	}
 	e.included[key], e.deals[aggregate] = aggregate, p.Deal.DealID
 	return true, nil
-}
-
-// away marks errors of the way to a role. That it has answered and does not know an offer is another matter.
-func away(err error) error {
-	var network net.Error
-	if errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-		return fmt.Errorf("%w: %w", errAway, err)
-	}
-	return err
 }
 
 // check looks at every offer that has not ended yet, and again at some that have.
