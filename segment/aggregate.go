@@ -2,6 +2,7 @@ package segment
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/storacha/w3filecoin/piece"
@@ -10,13 +11,13 @@ import (
 // An Aggregate is the tree over pieces placed in a deal and over the index of them. It does not change once built, so
 // any number of goroutines may use it at once.
 //
-// It takes about 350 bytes of memory per piece, whatever the sizes of the pieces.
+// It takes about 220 bytes of memory per piece, whatever the sizes of the pieces.
 type Aggregate struct {
 	dealSize uint64
 	link     piece.Link
 	pieces   []piece.Link
 	offsets  []uint64
-	entries  map[piece.Link]int
+	entries  table
 	tree     tree
 	at       []uint32 // position of each piece in the level of its height
 }
@@ -26,9 +27,10 @@ type Aggregate struct {
 //
 // It fails as [Place] does, and with [ErrDuplicate] if two pieces have the same link.
 func Build(dealSize uint64, pieces []piece.Link) (*Aggregate, error) {
-	return build(dealSize, pieces, piece.HashPairs)
+	return build(dealSize, slices.Clone(pieces), piece.HashPairs)
 }
 
+// build keeps pieces.
 func build(dealSize uint64, pieces []piece.Link, hash hashPairs) (*Aggregate, error) {
 	offsets, err := Place(pieces, dealSize)
 	if err != nil {
@@ -36,19 +38,18 @@ func build(dealSize uint64, pieces []piece.Link, hash hashPairs) (*Aggregate, er
 	}
 	a := &Aggregate{
 		dealSize: dealSize,
-		pieces:   slices.Clone(pieces),
+		pieces:   pieces,
 		offsets:  offsets,
-		entries:  make(map[piece.Link]int, len(pieces)),
+		entries:  newTable(len(pieces)),
 		at:       make([]uint32, len(pieces)),
 	}
-	for i, p := range a.pieces {
-		a.entries[p] = i
-		if len(a.entries) != i+1 {
-			return nil, fmt.Errorf("pieces %d and %d are both %s: %w", slices.Index(a.pieces, p), i, p, ErrDuplicate)
+	for i, p := range pieces {
+		if first, added := a.entries.add(pieces, i); !added {
+			return nil, fmt.Errorf("pieces %d and %d are both %s: %w", first, i, p, ErrDuplicate)
 		}
 	}
 	a.grow(hash)
-	a.link, err = piece.FromRootAndHeight(a.tree.root(), uint8(a.tree.height), 0)
+	a.link, err = piece.FromRootAndHeight(a.tree.root, uint8(a.tree.height), 0)
 	if err != nil {
 		return nil, fmt.Errorf("naming the aggregate: %w", err)
 	}
@@ -58,7 +59,7 @@ func build(dealSize uint64, pieces []piece.Link, hash hashPairs) (*Aggregate, er
 // grow computes the tree, level by level.
 func (a *Aggregate) grow(hash hashPairs) {
 	height, _ := piece.HeightOf(a.dealSize) // Place has checked the size
-	a.tree = tree{height: int(height), levels: make([]level, height+1)}
+	a.tree = tree{height: int(height), levels: make([]level, height)}
 
 	var counts [piece.MaxHeight + 1]int
 	for _, p := range a.pieces {
@@ -73,20 +74,29 @@ func (a *Aggregate) grow(hash hashPairs) {
 		leaves[h] = append(leaves[h], leaf{p.Root(), uint32(a.offsets[i] / p.PaddedSize()), &a.at[i]})
 	}
 
-	b := &batch{hash: hash}
-	entries := makeLevel(len(a.pieces))
-	for i := range a.pieces {
-		entry := a.entry(i)
-		encoded := entry.encode()
-		left, right := b.parent(&entries.nodes[i])
-		*left, *right = piece.Node(encoded[:piece.NodeSize]), piece.Node(encoded[piece.NodeSize:])
-		entries.index[i] = uint32(a.entryIndex(i))
+	// The entries lie side by side from the start of the index, which is at a pair.
+	n := len(a.pieces)
+	entries := level{nodes: make([]piece.Node, n+n%2), up: make([]uint32, (n+1)/2)}
+	if n%2 == 1 {
+		entries.nodes[n] = piece.ZeroRoot(1)
 	}
-	b.flush()
+	b := newEntryBatch(hash)
+	for i := 0; i < n; i += batchSize {
+		m := min(batchSize, n-i)
+		for k := range m {
+			b.entries[k] = a.entry(i + k)
+		}
+		b.nodes(entries.nodes[i : i+m])
+	}
+	g := &grower{hash: hash, above: make([]uint32, len(entries.up))}
+	for k := range g.above {
+		g.above[k] = uint32(a.entryIndex(0))/2 + uint32(k)
+	}
 	a.tree.levels[1] = entries
-	for h := 2; h <= a.tree.height; h++ {
-		a.tree.levels[h] = b.grow(&a.tree.levels[h-1], h, leaves[h])
+	for h := 2; h < a.tree.height; h++ {
+		a.tree.levels[h] = g.grow(&a.tree.levels[h-1], h, leaves[h])
 	}
+	a.tree.root = g.top(&a.tree.levels[a.tree.height-1])
 }
 
 // entry returns the entry of piece i in the index.
@@ -114,12 +124,14 @@ func (a *Aggregate) Offset(i int) uint64 { return a.offsets[i] }
 
 // EntryOf returns the number of a piece in the aggregate, and whether it is there.
 func (a *Aggregate) EntryOf(p piece.Link) (int, bool) {
-	i, ok := a.entries[p]
-	return i, ok
+	return a.entries.find(a.pieces, p)
 }
 
 // IndexStart returns where the index starts, in padded bytes.
 func (a *Aggregate) IndexStart() uint64 { return ContentCapacity(a.dealSize) }
+
+// Pieces yields the pieces with their numbers, in the order in which the aggregate was built.
+func (a *Aggregate) Pieces() iter.Seq2[int, piece.Link] { return slices.All(a.pieces) }
 
 // Proof returns the proof that piece i and its entry are part of the aggregate. It copies nodes and hashes nothing.
 func (a *Aggregate) Proof(i int) (InclusionProof, error) {
@@ -136,4 +148,24 @@ func (a *Aggregate) Proof(i int) (InclusionProof, error) {
 		Subtree: ProofData{Offset: a.offsets[i] / p.PaddedSize(), Path: path[:subtree:subtree]},
 		Index:   ProofData{Offset: a.entryIndex(i), Path: path[subtree:]},
 	}, nil
+}
+
+// Proofs yields each piece with its proof, in the order in which the aggregate was built. It hashes nothing, and copies
+// what a proof does not share with the one before, which is about four nodes each.
+//
+// The paths of a proof are overwritten by the next one and must not be changed: encode what is to be kept, or use
+// [InclusionProof.Clone].
+func (a *Aggregate) Proofs() iter.Seq2[piece.Link, InclusionProof] {
+	return func(yield func(piece.Link, InclusionProof) bool) {
+		subtree, index := &walk{t: &a.tree}, &walk{t: &a.tree}
+		for i, p := range a.pieces {
+			proof := InclusionProof{
+				Subtree: ProofData{Offset: a.offsets[i] / p.PaddedSize(), Path: subtree.to(int(p.Height()), a.at[i])},
+				Index:   ProofData{Offset: a.entryIndex(i), Path: index.to(1, uint32(i))},
+			}
+			if !yield(p, proof) {
+				return
+			}
+		}
+	}
 }

@@ -2,10 +2,10 @@ package segment
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/storacha/w3filecoin/piece"
 )
@@ -28,14 +28,49 @@ const (
 type entryBytes = [EntrySize]byte
 
 func (e *Entry) encode() entryBytes {
-	var b entryBytes
-	copy(b[:], e.Root[:])
-	binary.LittleEndian.PutUint64(b[entryOffset:], e.Offset)
-	binary.LittleEndian.PutUint64(b[entrySize:], e.Size)
-	sum := sha256.Sum256(b[:])
-	copy(b[entryChecksum:], sum[:])
-	b[EntrySize-1] &= 0x3f
-	return b
+	leaves := e.leaves()
+	sum := piece.HashPair(&leaves[0], &leaves[1])
+	setChecksum(&leaves[1], &sum)
+	return entryBytes(slices.Concat(leaves[0][:], leaves[1][:]))
+}
+
+// leaves returns the two leaves that hold the entry, the checksum zero.
+func (e *Entry) leaves() [2]piece.Node {
+	leaves := [2]piece.Node{e.Root}
+	binary.LittleEndian.PutUint64(leaves[1][entryOffset-piece.NodeSize:], e.Offset)
+	binary.LittleEndian.PutUint64(leaves[1][entrySize-piece.NodeSize:], e.Size)
+	return leaves
+}
+
+// setChecksum completes the second leaf of an entry. sum is the parent of both leaves without the checksum: a node is a
+// SHA-256 cut to 254 bits, of which the checksum takes the first 126.
+func setChecksum(leaf, sum *piece.Node) {
+	copy(leaf[entryChecksum-piece.NodeSize:], sum[:])
+	leaf[piece.NodeSize-1] &= 0x3f
+}
+
+// An entryBatch computes the nodes above entries, many at a time.
+type entryBatch struct {
+	hash    hashPairs
+	entries [batchSize]Entry
+	leaves  [2 * batchSize]piece.Node
+	sums    [batchSize]piece.Node
+}
+
+func newEntryBatch(hash hashPairs) *entryBatch { return &entryBatch{hash: hash} }
+
+// nodes sets dst to the nodes above the first len(dst) entries, by two hashes each.
+func (b *entryBatch) nodes(dst []piece.Node) {
+	leaves, sums := b.leaves[:2*len(dst)], b.sums[:len(dst)]
+	for k := range dst {
+		pair := b.entries[k].leaves()
+		leaves[2*k], leaves[2*k+1] = pair[0], pair[1]
+	}
+	b.hash(sums, leaves)
+	for k := range dst {
+		setChecksum(&leaves[2*k+1], &sums[k])
+	}
+	b.hash(dst, leaves)
 }
 
 // decodeEntry decodes an entry and reports whether it is valid: its checksum holds and it lies at whole quads.

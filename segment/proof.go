@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/storacha/w3filecoin/piece"
 )
@@ -23,6 +24,12 @@ type ProofData struct {
 	Offset uint64
 	// Path holds the sibling of the node and those of its ancestors, from the bottom up.
 	Path []piece.Node
+}
+
+// Clone returns a copy that shares nothing with p.
+func (p InclusionProof) Clone() InclusionProof {
+	p.Subtree.Path, p.Index.Path = slices.Clone(p.Subtree.Path), slices.Clone(p.Index.Path)
+	return p
 }
 
 // root returns the root that the path leads to from node. Each bit of the offset tells on which side a sibling stands.
@@ -52,37 +59,50 @@ func (d ProofData) check(h int) error {
 // holds by itself; whether that aggregate is the one in question, or in any deal, is for the caller to see. The error
 // wraps [ErrProof] if there is none.
 func AggregateOf(proof InclusionProof, p piece.Link) (piece.Link, error) {
-	if !p.Defined() {
-		return piece.Link{}, fmt.Errorf("undefined piece: %w", ErrProof)
+	height, err := proof.check(p)
+	if err != nil {
+		return piece.Link{}, err
 	}
-	height := int(p.Height()) + len(proof.Subtree.Path)
-	if err := proof.Subtree.check(int(p.Height())); err != nil {
-		return piece.Link{}, fmt.Errorf("subtree: %w", err)
-	}
-	if err := proof.Index.check(1); err != nil {
-		return piece.Link{}, fmt.Errorf("index: %w", err)
-	}
-	if got := 1 + len(proof.Index.Path); got != height {
-		return piece.Link{}, fmt.Errorf("subtree leads to height %d, index to height %d: %w", height, got, ErrProof)
-	}
-	dealSize := uint64(piece.NodeSize) << height
-	if at := proof.Index.Offset * EntrySize; at < ContentCapacity(dealSize) || ContentCapacity(dealSize) == 0 {
-		return piece.Link{}, fmt.Errorf("entry at %d lies before the index at %d: %w",
-			at, ContentCapacity(dealSize), ErrProof)
-	}
-
-	entry := Entry{Root: p.Root(), Offset: proof.Subtree.Offset * p.PaddedSize(), Size: p.PaddedSize()}
+	entry := proof.entry(p)
 	encoded := entry.encode()
 	root := proof.Subtree.root(entry.Root)
 	left, right := piece.Node(encoded[:piece.NodeSize]), piece.Node(encoded[piece.NodeSize:])
 	if indexed := proof.Index.root(piece.HashPair(&left, &right)); indexed != root {
 		return piece.Link{}, fmt.Errorf("subtree leads to root %x, index to root %x: %w", root, indexed, ErrProof)
 	}
-	aggregate, err := piece.FromRootAndHeight(root, uint8(height), 0)
+	aggregate, err := piece.FromRootAndHeight(root, height, 0)
 	if err != nil {
 		return piece.Link{}, fmt.Errorf("%w: %w", ErrProof, err)
 	}
 	return aggregate, nil
+}
+
+// check tells the height of the aggregate that a proof of p leads to, if its paths have the lengths and offsets that
+// they need to have for one.
+func (p *InclusionProof) check(link piece.Link) (height uint8, err error) {
+	if !link.Defined() {
+		return 0, fmt.Errorf("undefined piece: %w", ErrProof)
+	}
+	top := int(link.Height()) + len(p.Subtree.Path)
+	if err := p.Subtree.check(int(link.Height())); err != nil {
+		return 0, fmt.Errorf("subtree: %w", err)
+	}
+	if err := p.Index.check(1); err != nil {
+		return 0, fmt.Errorf("index: %w", err)
+	}
+	if got := 1 + len(p.Index.Path); got != top {
+		return 0, fmt.Errorf("subtree leads to height %d, index to height %d: %w", top, got, ErrProof)
+	}
+	dealSize := uint64(piece.NodeSize) << top
+	if at := p.Index.Offset * EntrySize; at < ContentCapacity(dealSize) || ContentCapacity(dealSize) == 0 {
+		return 0, fmt.Errorf("entry at %d lies before the index at %d: %w", at, ContentCapacity(dealSize), ErrProof)
+	}
+	return uint8(top), nil
+}
+
+// entry returns the entry of the index that a proof of link is about.
+func (p *InclusionProof) entry(link piece.Link) Entry {
+	return Entry{Root: link.Root(), Offset: p.Subtree.Offset * link.PaddedSize(), Size: link.PaddedSize()}
 }
 
 // Verify checks that proof shows p to be a segment of aggregate and to be in its index. The error wraps [ErrProof] if

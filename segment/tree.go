@@ -2,58 +2,30 @@ package segment
 
 import "github.com/storacha/w3filecoin/piece"
 
-// A tree holds the nodes of an aggregate that are not all zero, from the entries of the index and the roots of the
-// pieces up to its root. What lies inside a piece is not in it.
+// A tree holds the nodes of an aggregate that are not all zero, from those above the entries of the index and the roots
+// of the pieces up to its root. What lies inside a piece is not in it.
 //
-// levels[l] holds the nodes at height l in ascending order of their index, so the sibling of a node is its neighbour,
-// or else a tree of zeros. levels[0] is empty: an entry is a node at height 1.
+// levels[h] holds the nodes at height h, from height 1, the nodes above the entries, to the two below the root.
 type tree struct {
 	height int
 	levels []level
+	root   piece.Node
 }
 
+// A level holds pairs of siblings side by side, in ascending order of their place. Where one of a pair is not there, a
+// tree of zeros is in its place. So the sibling of a node is its neighbour, and the level above is computed by hashing
+// nodes as they lie.
 type level struct {
 	nodes []piece.Node
-	index []uint32 // place of nodes[k] among all nodes of this height
-	up    []uint32 // position of the parent of nodes[k] in the level above
-}
-
-func makeLevel(n int) level {
-	return level{nodes: make([]piece.Node, n), index: make([]uint32, n), up: make([]uint32, n)}
+	up    []uint32 // position of the parent of pair k, nodes[2k] and nodes[2k+1], in the level above
 }
 
 // hashPairs computes the parents of pairs of siblings, as piece.HashPairs does.
 type hashPairs func(dst, src []piece.Node)
 
-// A batch collects pairs of siblings, so that they are hashed many at a time.
-type batch struct {
-	hash  hashPairs
-	n     int
-	pairs [2 * batchSize]piece.Node
-	roots [batchSize]piece.Node
-	to    [batchSize]*piece.Node
-}
-
+// batchSize is how many pairs are hashed at a time: enough to make a wide kernel worth its start, few enough that
+// pairs and parents stay in the nearest cache.
 const batchSize = 256
-
-// parent returns the next pair to fill in, whose parent is stored to dst by the next flush.
-func (b *batch) parent(dst *piece.Node) (left, right *piece.Node) {
-	if b.n == batchSize {
-		b.flush()
-	}
-	k := b.n
-	b.to[k] = dst
-	b.n++
-	return &b.pairs[2*k], &b.pairs[2*k+1]
-}
-
-func (b *batch) flush() {
-	b.hash(b.roots[:b.n], b.pairs[:2*b.n])
-	for k, dst := range b.to[:b.n] {
-		*dst = b.roots[k]
-	}
-	b.n = 0
-}
 
 // A leaf is a node whose value is given: the root of a piece.
 type leaf struct {
@@ -62,68 +34,111 @@ type leaf struct {
 	at    *uint32
 }
 
-// grow computes the level above cur, at height h, into which the given pieces of that height go as well. It sets the
-// parents of cur, and tells each piece its position.
-func (b *batch) grow(cur *level, h int, pieces []leaf) level {
-	next := makeLevel(parents(cur.index) + len(pieces))
-	at := 0
-	place := func(p leaf) {
-		next.nodes[at], next.index[at] = p.root, p.index
-		*p.at = uint32(at)
-		at++
-	}
-	zero := piece.ZeroRoot(uint8(h - 1))
-	for k := 0; k < len(cur.nodes); {
-		index := cur.index[k] / 2
-		for len(pieces) > 0 && pieces[0].index < index {
-			place(pieces[0])
-			pieces = pieces[1:]
-		}
-		left, right := b.parent(&next.nodes[at])
-		*left, *right = zero, zero
-		for ; k < len(cur.nodes) && cur.index[k]/2 == index; k++ {
-			if cur.index[k]%2 == 0 {
-				*left = cur.nodes[k]
-			} else {
-				*right = cur.nodes[k]
-			}
-			cur.up[k] = uint32(at)
-		}
-		next.index[at] = index
-		at++
-	}
-	for _, p := range pieces {
-		place(p)
-	}
-	b.flush()
-	return next
+// A grower computes a tree from the bottom up, one level after the other.
+type grower struct {
+	hash hashPairs
+	// above[k] is the place of the parent of pair k of the last level, among all nodes of its height.
+	above, spare []uint32
+	// alone are the positions of those pairs of the level at work of which one node is not there.
+	alone   []uint32
+	parents [batchSize]piece.Node
 }
 
-// parents counts the different parents of nodes at the given places, which ascend.
-func parents(index []uint32) int {
-	n := 0
-	for k, i := range index {
-		if k == 0 || i/2 != index[k-1]/2 {
-			n++
+// grow returns the level at height h: the parents of all pairs in below, and the pieces of that height, in ascending
+// order and none of them a parent of anything. It sets below.up and tells each piece its position.
+func (g *grower) grow(below *level, h int, pieces []leaf) level {
+	// The positions come first, as nodes are hashed to where they belong.
+	pairs := g.spare[:0]
+	g.alone = g.alone[:0]
+	var size uint32
+	open := false // the last pair has one node
+	place := func(index uint32) uint32 {
+		if pair := index / 2; len(pairs) == 0 || pairs[len(pairs)-1] != pair {
+			pairs = append(pairs, pair)
+			size += 2
+			if open {
+				g.alone = append(g.alone, size-4)
+			}
+			open = true
+		} else {
+			open = false
+		}
+		return size - 2 + index%2
+	}
+	rest := pieces
+	for k, index := range g.above {
+		for len(rest) > 0 && rest[0].index < index {
+			*rest[0].at = place(rest[0].index)
+			rest = rest[1:]
+		}
+		below.up[k] = place(index)
+	}
+	for i := range rest {
+		*rest[i].at = place(rest[i].index)
+	}
+	if open {
+		g.alone = append(g.alone, size-2)
+	}
+	g.above, g.spare = pairs, g.above
+
+	l := level{nodes: make([]piece.Node, size), up: make([]uint32, size/2)}
+	zero := piece.ZeroRoot(uint8(h))
+	for _, at := range g.alone {
+		l.nodes[at], l.nodes[at+1] = zero, zero // one of the two is overwritten
+	}
+	for i := range pieces {
+		l.nodes[*pieces[i].at] = pieces[i].root
+	}
+	for start := 0; start < len(below.up); start += batchSize {
+		to := below.up[start:min(start+batchSize, len(below.up))]
+		src := below.nodes[2*start : 2*(start+len(to))]
+		if first := int(to[0]); int(to[len(to)-1])-first == len(to)-1 {
+			g.hash(l.nodes[first:first+len(to)], src)
+			continue
+		}
+		parents := g.parents[:len(to)]
+		g.hash(parents, src)
+		for k, at := range to {
+			l.nodes[at] = parents[k]
 		}
 	}
-	return n
+	return l
+}
+
+// top computes the root above the only pair of the last level.
+func (g *grower) top(below *level) piece.Node {
+	g.hash(g.parents[:1], below.nodes)
+	return g.parents[0]
 }
 
 // appendPath appends the siblings on the way from the node at position at of height h to the root.
 func (t *tree) appendPath(path []piece.Node, h int, at uint32) []piece.Node {
 	for ; h < t.height; h++ {
 		l := &t.levels[h]
-		k, index := int(at), l.index[at]
-		sibling := k + 1 - 2*int(index&1)
-		if sibling >= 0 && sibling < len(l.index) && l.index[sibling] == index^1 {
-			path = append(path, l.nodes[sibling])
-		} else {
-			path = append(path, piece.ZeroRoot(uint8(h)))
-		}
-		at = l.up[at]
+		path = append(path, l.nodes[at^1])
+		at = l.up[at/2]
 	}
 	return path
 }
 
-func (t *tree) root() piece.Node { return t.levels[t.height].nodes[0] }
+// A walk yields paths of nodes in ascending order. It keeps the last one, of which the next shares all but the lowest
+// part.
+type walk struct {
+	t *tree
+	// path[h] is the sibling at height h on the way of the last node; at[h] is one more than the position of the node
+	// on that way, 0 if there is none.
+	path [piece.MaxHeight]piece.Node
+	at   [piece.MaxHeight]uint32
+}
+
+// to returns the path from the node at position at of height h, which lies behind those asked for before, to the root.
+// The next call overwrites it.
+func (w *walk) to(h int, at uint32) []piece.Node {
+	// As nodes come in order, the way to a node that was left is not taken again: where the ways meet, the rest is there.
+	for k := h; k < w.t.height && w.at[k] != at+1; k++ {
+		l := &w.t.levels[k]
+		w.path[k], w.at[k] = l.nodes[at^1], at+1
+		at = l.up[at/2]
+	}
+	return w.path[h:w.t.height:w.t.height]
+}
