@@ -52,3 +52,68 @@ func TestHashes(t *testing.T) {
 		}
 	}
 }
+
+// TestVerifyAllHashes counts the hashes of verifying all proofs: what a batch shares is hashed once, and each batch goes
+// up to the root once on both sides.
+func TestVerifyAllHashes(t *testing.T) {
+	const n = 20_000
+	pieces := make([]piece.Link, n)
+	for i := range pieces {
+		var err error
+		if pieces[i], err = piece.FromRootAndHeight(piece.Node{byte(i), byte(i >> 8), 1}, 14, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := Build(32<<30, pieces)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hashes := 0
+	err = verifyAll(a.Link(), a.Proofs(), func(dst, src []piece.Node) {
+		hashes += len(dst)
+		piece.HashPairs(dst, src)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const batches = (n + batchSize - 1) / batchSize
+	if hashes < 4*n-2*batches || hashes > 4*n+2*batches*30 {
+		t.Errorf("%d hashes for %d proofs, want from %d to %d", hashes, n, 4*n-2*batches, 4*n+2*batches*30)
+	}
+}
+
+// TestLinear doubles the number of pieces: hashes and memory double.
+func TestLinear(t *testing.T) {
+	size := func(n int) (hashes, bytes int) {
+		pieces := make([]piece.Link, n)
+		for i := range pieces {
+			var err error
+			if pieces[i], err = piece.FromRootAndHeight(piece.Node{byte(i), byte(i >> 8), byte(i >> 16), 1}, 12, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, err := build(32<<30, pieces, func(dst, src []piece.Node) {
+			hashes += len(dst)
+			piece.HashPairs(dst, src)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range a.tree.levels {
+			bytes += len(l.nodes)*piece.NodeSize + 4*len(l.up)
+		}
+		return hashes, bytes + 4*len(a.entries.slots)
+	}
+	hashes, bytes := size(5_000)
+	for n := 10_000; n <= 80_000; n *= 2 {
+		h, b := size(n)
+		// The paths to the root and the rounding of the table are all that does not double.
+		if d := h - 2*hashes; d < -200 || d > 200 {
+			t.Errorf("%d pieces: %d hashes, %d for half of them", n, h, hashes)
+		}
+		if b > 2*bytes+bytes/10 {
+			t.Errorf("%d pieces: %d bytes, %d for half of them", n, b, bytes)
+		}
+		hashes, bytes = h, b
+	}
+}

@@ -3,6 +3,7 @@ package segment
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -82,6 +83,41 @@ func decodeEntry(b *entryBytes) (Entry, bool) {
 	}
 	const quad = piece.MinPaddedSize
 	return e, e.encode() == *b && e.Offset%quad == 0 && e.Size%quad == 0
+}
+
+// CheckEntries checks that entries, as [ReadIndex] returns them, lie in an aggregate of dealSize padded bytes as pieces
+// that were placed do: of a piece's size and root, aligned to it, one behind the other, before the index, and not more
+// than it has room for. Damaged entries are left out by ReadIndex, so an index that passes may lack some.
+func CheckEntries(entries []Entry, dealSize uint64) error {
+	if _, err := piece.HeightOf(dealSize); err != nil {
+		return fmt.Errorf("deal size: %w", err)
+	}
+	if len(entries) == 0 {
+		return errors.New("index has no entries")
+	}
+	if limit := MaxEntries(dealSize); len(entries) > limit {
+		return fmt.Errorf("index has %d entries, there is room for %d", len(entries), limit)
+	}
+	capacity := ContentCapacity(dealSize)
+	var end uint64
+	for i, e := range entries {
+		height, err := piece.HeightOf(e.Size)
+		if err == nil {
+			_, err = piece.FromRootAndHeight(e.Root, height, 0)
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("entry %d: %w", i, err)
+		case e.Offset%e.Size != 0:
+			return fmt.Errorf("entry %d of %d bytes is not aligned, at %d", i, e.Size, e.Offset)
+		case e.Offset < end:
+			return fmt.Errorf("entry %d at %d is unordered: the one before ends at %d", i, e.Offset, end)
+		case e.Size > capacity || e.Offset > capacity-e.Size:
+			return fmt.Errorf("entry %d of %d bytes at %d ends behind the content, at %d", i, e.Size, e.Offset, capacity)
+		}
+		end = e.Offset + e.Size
+	}
+	return nil
 }
 
 // ReadIndex reads the index of an aggregate from r, which starts where the index does, in the unpadded form in which

@@ -257,10 +257,10 @@ func order(rng *rand.Rand, pieces []piece.Link, kind int) {
 func TestAgainstOracle(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	built, refused := 0, 0
-	for c := range 450 {
+	for c := range 1500 {
 		dealHeight := 2 + c%30 // 128 bytes to 64 GiB
 		maxHeight := min(max(dealHeight-1, 3), 2+rng.IntN(29))
-		pieces := make([]piece.Link, 1+rng.IntN(60))
+		pieces := make([]piece.Link, 1+rng.IntN(min(60, 8+c)))
 		for i := range pieces {
 			pieces[i] = randomLink(t, rng, uint8(2+rng.IntN(maxHeight-1)))
 		}
