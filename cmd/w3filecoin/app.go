@@ -64,7 +64,7 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(
 		newDemoCommand(a), newServeCommand(a), newOfferCommand(a),
 		newStatusCommand(a), newReceiptCommand(a), newVerifyCommand(a),
-		newKeyCommand(a), newDelegateCommand(a), newPieceCommand(a), newAdminCommand(a), newVersionCommand(a),
+		newKeyCommand(a), newDelegateCommand(a), newPieceCommand(a), newAggregateCommand(a), newAdminCommand(a), newVersionCommand(a),
 	)
 	return root
 }
