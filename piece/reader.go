@@ -21,8 +21,6 @@ const (
 	// maxDefaultWorkers bounds the default number of workers: beyond it the SHA-256 of the content, which one
 	// goroutine computes, is the limit.
 	maxDefaultWorkers = 8
-	// firstRead is how much HashReader reads before it decides that content is worth goroutines and chunks.
-	firstRead = 32 << 10
 	// maxStalled is how many reads in a row may return nothing.
 	maxStalled = 100
 )
@@ -30,83 +28,105 @@ const (
 // HashReader reads r to its end and returns what it read: the piece, the SHA-256 and the size of the content.
 //
 // The work is shared among cores; memory is bounded by two chunks of 508 KiB more than there are workers, whatever the
-// size of the content, and every goroutine has ended when HashReader returns. ctx is looked at between reads, so to
-// interrupt a read that hangs, close r. An error of r is returned wrapped; an r without a byte fails with [ErrEmpty],
-// and one with more than [MaxPayloadSize] bytes with [ErrTooLarge].
+// size of the content, and every goroutine has ended when HashReader returns. r is read straight into the memory that is
+// hashed, so a buffer before it only costs time. ctx is looked at between reads, so to interrupt a read that hangs, close
+// r. An error of r is returned wrapped; an r without a byte fails with [ErrEmpty], and one with more than
+// [MaxPayloadSize] bytes with [ErrTooLarge].
 func HashReader(ctx context.Context, r io.Reader, opts ...Option) (Content, error) {
 	o := options{workers: min(runtime.GOMAXPROCS(0), maxDefaultWorkers)}
 	for _, opt := range opts {
 		opt(&o)
 	}
+	h := Hasher{workers: o.workers}
+	return h.content(ctx, r)
+}
 
-	s := sums{content: sha256.New()}
-	first := make([]byte, firstRead)
-	n, ended, err := readFull(ctx, r, first)
-	switch {
-	case err != nil:
-	case ended:
-		err = s.write(first[:n])
-	default:
-		err = s.readChunks(ctx, r, first, o.workers)
+// content is HashReader by an empty Hasher.
+func (h *Hasher) content(ctx context.Context, r io.Reader) (Content, error) {
+	content := sha256.New()
+	if err := h.readFrom(ctx, r, content); err != nil {
+		return Content{}, err
 	}
+	link, err := h.Sum()
 	if err != nil {
 		return Content{}, err
 	}
-	return s.finish()
-}
-
-// sums are the two running sums of HashReader.
-type sums struct {
-	content hash.Hash
-	piece   Hasher
-}
-
-func (s *sums) write(p []byte) error {
-	s.content.Write(p)
-	_, err := s.piece.Write(p)
-	return err
-}
-
-func (s *sums) finish() (Content, error) {
-	link, err := s.piece.Sum()
-	if err != nil {
-		return Content{}, err
-	}
-	c := Content{Piece: link, Size: int64(s.piece.Size())}
-	s.content.Sum(c.SHA256[:0])
+	c := Content{Piece: link, Size: int64(h.Size())}
+	content.Sum(c.SHA256[:0])
 	return c, nil
 }
 
-// A chunk is one complete sub-tree of payload on its way through HashReader.
+// chunkBuffers keeps memory for chunks: to get half a megabyte anew costs more than to hash a small piece.
+var chunkBuffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// A chunk is a part of the payload on its way from the reader to the sums.
 type chunk struct {
-	data []byte // chunkSize bytes
+	data *[chunkSize]byte
 	root chan Node
 }
 
-// readChunks hashes first and the rest of r. The calling goroutine reads, workers compute the root of each chunk, and
-// one goroutine takes the chunks in their order, adds them to both sums and hands their buffers back.
-func (s *sums) readChunks(ctx context.Context, r io.Reader, first []byte, workers int) error {
+// readFrom adds what r holds, to content too if that is not nil.
+func (h *Hasher) readFrom(ctx context.Context, r io.Reader, content hash.Hash) error {
+	buffer := chunkBuffers.Get().(*[chunkSize]byte)
+	defer chunkBuffers.Put(buffer)
+	for {
+		// Up to the next chunk of the tree.
+		data := buffer[:chunkSize-int(h.Size()%chunkSize)]
+		n, ended, err := readFull(ctx, r, data)
+		if content != nil {
+			content.Write(data[:n])
+		}
+		if _, tooLarge := h.Write(data[:n]); tooLarge != nil {
+			return fmt.Errorf("reading content: %w", ErrTooLarge)
+		}
+		switch {
+		case err != nil || ended:
+			return err
+		case h.workers > 1 || content != nil:
+			return h.readChunks(ctx, r, buffer, content)
+		}
+	}
+}
+
+// readChunks is readFrom for what may be large, from the start of a chunk. The calling goroutine reads, workers compute
+// the root of each chunk, and one goroutine takes the chunks in their order, adds them to both sums and hands their
+// buffers back. spare is memory for a chunk that is free.
+func (h *Hasher) readChunks(ctx context.Context, r io.Reader, spare *[chunkSize]byte, content hash.Hash) error {
+	workers := max(h.workers, 1)
 	buffers := workers + 2
 	free := make(chan *chunk, buffers)
 	work := make(chan *chunk, buffers)
 	ordered := make(chan *chunk, buffers)
-	for range buffers {
-		free <- &chunk{root: make(chan Node, 1)} // data is allocated at first use: short content needs few
+	chunks := make([]chunk, buffers)
+	chunks[0].data = spare
+	for i := range chunks {
+		chunks[i].root = make(chan Node, 1)
+		free <- &chunks[i] // data comes at first use: short content needs few
 	}
+	defer func() {
+		for _, c := range chunks[1:] {
+			if c.data != nil {
+				chunkBuffers.Put(c.data)
+			}
+		}
+	}()
 
+	k := h.kernels()
 	var group sync.WaitGroup
 	for range workers {
 		group.Go(func() {
 			for c := range work {
-				c.root <- rootOfQuads(c.data)
+				c.root <- k.root(c.data[:])
 			}
 		})
 	}
 	group.Go(func() {
 		for c := range ordered {
-			s.content.Write(c.data)
+			if content != nil {
+				content.Write(c.data[:])
+			}
 			root := <-c.root
-			s.piece.tree.push(&root, chunkLog)
+			h.tree.push(k.narrow, &root, chunkLog)
 			free <- c
 		}
 	})
@@ -118,38 +138,33 @@ func (s *sums) readChunks(ctx context.Context, r io.Reader, first []byte, worker
 		group.Wait()
 	})
 	defer drain()
-	tail, err := readEach(ctx, r, first, free, func(c *chunk) {
+	tail, err := readEach(ctx, r, MaxPayloadSize-h.Size(), free, func(c *chunk) {
 		work <- c
 		ordered <- c
 	})
 	drain()
-	if err != nil {
-		return err
+	if content != nil {
+		content.Write(tail)
 	}
-	return s.write(tail)
+	if _, tooLarge := h.Write(tail); tooLarge != nil {
+		return fmt.Errorf("reading content: %w", ErrTooLarge)
+	}
+	return err
 }
 
-// readEach passes each whole chunk of first and then r to emit, in a buffer taken from free, and returns the rest.
-func readEach(ctx context.Context, r io.Reader, first []byte, free <-chan *chunk, emit func(*chunk)) ([]byte, error) {
-	var size uint64
+// readEach passes each whole chunk of r to emit, in a buffer taken from free, and returns the rest: what came before the
+// end, or before an error. It emits no more than limit bytes.
+func readEach(ctx context.Context, r io.Reader, limit uint64, free <-chan *chunk, emit func(*chunk)) ([]byte, error) {
 	for {
 		c := <-free
 		if c.data == nil {
-			c.data = make([]byte, chunkSize)
+			c.data = chunkBuffers.Get().(*[chunkSize]byte)
 		}
-		n := copy(c.data, first)
-		first = nil
-		m, ended, err := readFull(ctx, r, c.data[n:])
-		n += m
-		size += uint64(n)
-		switch {
-		case err != nil:
-			return nil, err
-		case size > MaxPayloadSize:
-			return nil, fmt.Errorf("reading content: %w", ErrTooLarge)
-		case ended:
-			return c.data[:n], nil
+		n, ended, err := readFull(ctx, r, c.data[:])
+		if err != nil || ended || limit < chunkSize {
+			return c.data[:n], err
 		}
+		limit -= chunkSize
 		emit(c)
 	}
 }
