@@ -61,17 +61,18 @@ func (a *Aggregate) grow(hash hashPairs) {
 	height, _ := piece.HeightOf(a.dealSize) // Place has checked the size
 	a.tree = tree{height: int(height), levels: make([]level, height)}
 
+	// Pieces by their height, in their order.
 	var counts [piece.MaxHeight + 1]int
-	for _, p := range a.pieces {
-		counts[p.Height()]++
+	for i := range a.pieces {
+		counts[a.pieces[i].Height()]++
 	}
-	var leaves [piece.MaxHeight + 1][]leaf
+	var numbers [piece.MaxHeight + 1][]uint32
 	for h, n := range counts {
-		leaves[h] = make([]leaf, 0, n)
+		numbers[h] = make([]uint32, 0, n)
 	}
-	for i, p := range a.pieces {
-		h := p.Height()
-		leaves[h] = append(leaves[h], leaf{p.Root(), uint32(a.offsets[i] / p.PaddedSize()), &a.at[i]})
+	for i := range a.pieces {
+		h := a.pieces[i].Height()
+		numbers[h] = append(numbers[h], uint32(i))
 	}
 
 	// The entries lie side by side from the start of the index, which is at a pair.
@@ -84,17 +85,17 @@ func (a *Aggregate) grow(hash hashPairs) {
 	for i := 0; i < n; i += batchSize {
 		m := min(batchSize, n-i)
 		for k := range m {
-			b.entries[k] = a.entry(i + k)
+			b.set(k, a.entry(i+k))
 		}
 		b.nodes(entries.nodes[i : i+m])
 	}
-	g := &grower{hash: hash, above: make([]uint32, len(entries.up))}
+	g := &grower{hash: hash, pieces: a.pieces, offsets: a.offsets, at: a.at, above: make([]uint32, len(entries.up))}
 	for k := range g.above {
 		g.above[k] = uint32(a.entryIndex(0))/2 + uint32(k)
 	}
 	a.tree.levels[1] = entries
 	for h := 2; h < a.tree.height; h++ {
-		a.tree.levels[h] = g.grow(&a.tree.levels[h-1], h, leaves[h])
+		a.tree.levels[h] = g.grow(&a.tree.levels[h-1], h, numbers[h])
 	}
 	a.tree.root = g.top(&a.tree.levels[a.tree.height-1])
 }

@@ -102,7 +102,7 @@ func TestLinear(t *testing.T) {
 		for _, l := range a.tree.levels {
 			bytes += len(l.nodes)*piece.NodeSize + 4*len(l.up)
 		}
-		return hashes, bytes + 4*len(a.entries.slots)
+		return hashes, bytes + 8*len(a.entries.slots)
 	}
 	hashes, bytes := size(5_000)
 	for n := 10_000; n <= 80_000; n *= 2 {

@@ -29,18 +29,19 @@ const (
 type entryBytes = [EntrySize]byte
 
 func (e *Entry) encode() entryBytes {
-	leaves := e.leaves()
+	var leaves [2]piece.Node
+	e.put(&leaves[0], &leaves[1])
 	sum := piece.HashPair(&leaves[0], &leaves[1])
 	setChecksum(&leaves[1], &sum)
 	return entryBytes(slices.Concat(leaves[0][:], leaves[1][:]))
 }
 
-// leaves returns the two leaves that hold the entry, the checksum zero.
-func (e *Entry) leaves() [2]piece.Node {
-	leaves := [2]piece.Node{e.Root}
-	binary.LittleEndian.PutUint64(leaves[1][entryOffset-piece.NodeSize:], e.Offset)
-	binary.LittleEndian.PutUint64(leaves[1][entrySize-piece.NodeSize:], e.Size)
-	return leaves
+// put sets the two leaves that hold the entry, the checksum to zeros.
+func (e *Entry) put(left, right *piece.Node) {
+	*left = e.Root
+	*right = piece.Node{}
+	binary.LittleEndian.PutUint64(right[entryOffset-piece.NodeSize:], e.Offset)
+	binary.LittleEndian.PutUint64(right[entrySize-piece.NodeSize:], e.Size)
 }
 
 // setChecksum completes the second leaf of an entry. sum is the parent of both leaves without the checksum: a node is a
@@ -52,23 +53,21 @@ func setChecksum(leaf, sum *piece.Node) {
 
 // An entryBatch computes the nodes above entries, many at a time.
 type entryBatch struct {
-	hash    hashPairs
-	entries [batchSize]Entry
-	leaves  [2 * batchSize]piece.Node
-	sums    [batchSize]piece.Node
+	hash   hashPairs
+	leaves [2 * batchSize]piece.Node
+	sums   [batchSize]piece.Node
 }
 
 func newEntryBatch(hash hashPairs) *entryBatch { return &entryBatch{hash: hash} }
 
+// set makes e entry k of the batch.
+func (b *entryBatch) set(k int, e Entry) { e.put(&b.leaves[2*k], &b.leaves[2*k+1]) }
+
 // nodes sets dst to the nodes above the first len(dst) entries, by two hashes each.
 func (b *entryBatch) nodes(dst []piece.Node) {
 	leaves, sums := b.leaves[:2*len(dst)], b.sums[:len(dst)]
-	for k := range dst {
-		pair := b.entries[k].leaves()
-		leaves[2*k], leaves[2*k+1] = pair[0], pair[1]
-	}
 	b.hash(sums, leaves)
-	for k := range dst {
+	for k := range sums {
 		setChecksum(&leaves[2*k+1], &sums[k])
 	}
 	b.hash(dst, leaves)

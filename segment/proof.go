@@ -79,30 +79,30 @@ func AggregateOf(proof InclusionProof, p piece.Link) (piece.Link, error) {
 
 // check tells the height of the aggregate that a proof of p leads to, if its paths have the lengths and offsets that
 // they need to have for one.
-func (p *InclusionProof) check(link piece.Link) (height uint8, err error) {
-	if !link.Defined() {
+func (proof *InclusionProof) check(p piece.Link) (height uint8, err error) {
+	if !p.Defined() {
 		return 0, fmt.Errorf("undefined piece: %w", ErrProof)
 	}
-	top := int(link.Height()) + len(p.Subtree.Path)
-	if err := p.Subtree.check(int(link.Height())); err != nil {
+	top := int(p.Height()) + len(proof.Subtree.Path)
+	if err := proof.Subtree.check(int(p.Height())); err != nil {
 		return 0, fmt.Errorf("subtree: %w", err)
 	}
-	if err := p.Index.check(1); err != nil {
+	if err := proof.Index.check(1); err != nil {
 		return 0, fmt.Errorf("index: %w", err)
 	}
-	if got := 1 + len(p.Index.Path); got != top {
+	if got := 1 + len(proof.Index.Path); got != top {
 		return 0, fmt.Errorf("subtree leads to height %d, index to height %d: %w", top, got, ErrProof)
 	}
 	dealSize := uint64(piece.NodeSize) << top
-	if at := p.Index.Offset * EntrySize; at < ContentCapacity(dealSize) || ContentCapacity(dealSize) == 0 {
+	if at := proof.Index.Offset * EntrySize; at < ContentCapacity(dealSize) || ContentCapacity(dealSize) == 0 {
 		return 0, fmt.Errorf("entry at %d lies before the index at %d: %w", at, ContentCapacity(dealSize), ErrProof)
 	}
 	return uint8(top), nil
 }
 
-// entry returns the entry of the index that a proof of link is about.
-func (p *InclusionProof) entry(link piece.Link) Entry {
-	return Entry{Root: link.Root(), Offset: p.Subtree.Offset * link.PaddedSize(), Size: link.PaddedSize()}
+// entry returns the entry of the index that a proof of p is about.
+func (proof *InclusionProof) entry(p piece.Link) Entry {
+	return Entry{Root: p.Root(), Offset: proof.Subtree.Offset * p.PaddedSize(), Size: p.PaddedSize()}
 }
 
 // Verify checks that proof shows p to be a segment of aggregate and to be in its index. The error wraps [ErrProof] if

@@ -27,16 +27,12 @@ type hashPairs func(dst, src []piece.Node)
 // pairs and parents stay in the nearest cache.
 const batchSize = 256
 
-// A leaf is a node whose value is given: the root of a piece.
-type leaf struct {
-	root  piece.Node
-	index uint32 // place among the nodes of its height
-	at    *uint32
-}
-
 // A grower computes a tree from the bottom up, one level after the other.
 type grower struct {
-	hash hashPairs
+	hash    hashPairs
+	pieces  []piece.Link
+	offsets []uint64
+	at      []uint32 // set to the position of each piece in the level of its height
 	// above[k] is the place of the parent of pair k of the last level, among all nodes of its height.
 	above, spare []uint32
 	// alone are the positions of those pairs of the level at work of which one node is not there.
@@ -44,9 +40,9 @@ type grower struct {
 	parents [batchSize]piece.Node
 }
 
-// grow returns the level at height h: the parents of all pairs in below, and the pieces of that height, in ascending
-// order and none of them a parent of anything. It sets below.up and tells each piece its position.
-func (g *grower) grow(below *level, h int, pieces []leaf) level {
+// grow returns the level at height h: the parents of all pairs in below, and the roots of the pieces of that height,
+// whose numbers are given. It sets below.up.
+func (g *grower) grow(below *level, h int, numbers []uint32) level {
 	// The positions come first, as nodes are hashed to where they belong.
 	pairs := g.spare[:0]
 	g.alone = g.alone[:0]
@@ -54,27 +50,28 @@ func (g *grower) grow(below *level, h int, pieces []leaf) level {
 	open := false // the last pair has one node
 	place := func(index uint32) uint32 {
 		if pair := index / 2; len(pairs) == 0 || pairs[len(pairs)-1] != pair {
+			if open {
+				g.alone = append(g.alone, size-2)
+			}
 			pairs = append(pairs, pair)
 			size += 2
-			if open {
-				g.alone = append(g.alone, size-4)
-			}
 			open = true
 		} else {
 			open = false
 		}
 		return size - 2 + index%2
 	}
-	rest := pieces
+	// Pieces ascend, and none of them is a parent of anything.
+	rest := numbers
 	for k, index := range g.above {
-		for len(rest) > 0 && rest[0].index < index {
-			*rest[0].at = place(rest[0].index)
+		for len(rest) > 0 && g.index(rest[0], h) < index {
+			g.at[rest[0]] = place(g.index(rest[0], h))
 			rest = rest[1:]
 		}
 		below.up[k] = place(index)
 	}
-	for i := range rest {
-		*rest[i].at = place(rest[i].index)
+	for _, i := range rest {
+		g.at[i] = place(g.index(i, h))
 	}
 	if open {
 		g.alone = append(g.alone, size-2)
@@ -86,8 +83,8 @@ func (g *grower) grow(below *level, h int, pieces []leaf) level {
 	for _, at := range g.alone {
 		l.nodes[at], l.nodes[at+1] = zero, zero // one of the two is overwritten
 	}
-	for i := range pieces {
-		l.nodes[*pieces[i].at] = pieces[i].root
+	for _, i := range numbers {
+		l.nodes[g.at[i]] = g.pieces[i].Root()
 	}
 	for start := 0; start < len(below.up); start += batchSize {
 		to := below.up[start:min(start+batchSize, len(below.up))]
@@ -104,6 +101,9 @@ func (g *grower) grow(below *level, h int, pieces []leaf) level {
 	}
 	return l
 }
+
+// index returns the place of piece i, of height h, among the nodes of its height.
+func (g *grower) index(i uint32, h int) uint32 { return uint32(g.offsets[i] / piece.NodeSize >> h) }
 
 // top computes the root above the only pair of the last level.
 func (g *grower) top(below *level) piece.Node {

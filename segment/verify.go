@@ -209,7 +209,7 @@ type climber struct {
 // hold tells whether all n proofs of the batch hold.
 func (v *verifier) hold(n int) bool {
 	for k := range n {
-		v.entries.entries[k] = v.proofs[k].entry(v.links[k])
+		v.entries.set(k, v.proofs[k].entry(v.links[k]))
 	}
 	v.entries.nodes(v.nodes[:n])
 	entries := v.climbers[0][:0]
