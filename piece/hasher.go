@@ -24,7 +24,10 @@ const (
 // An Option adjusts a [Hasher] or [HashReader].
 type Option func(*options)
 
-type options struct{ workers int }
+type options struct {
+	workers int
+	forced  *kernels
+}
 
 // WithWorkers sets how many goroutines may hash at once. The default is 1 for a [Hasher] and the number of cores,
 // at most 8, for [HashReader]. Values below 1 mean 1.
@@ -49,7 +52,7 @@ type Hasher struct {
 	partial [quad]byte
 	pending int // bytes of partial in use, less than a quad between calls
 	workers int
-	forced  *kernels // by tests, instead of the fastest
+	forced  *kernels // instead of the fastest, by tests and benchmarks
 }
 
 func (h *Hasher) kernels() kernels {
@@ -65,7 +68,7 @@ func NewHasher(opts ...Option) *Hasher {
 	for _, opt := range opts {
 		opt(&o)
 	}
-	return &Hasher{workers: o.workers}
+	return &Hasher{workers: o.workers, forced: o.forced}
 }
 
 // Sum returns the piece of payload, hashed in the calling goroutine. It fails with [ErrEmpty] or [ErrTooLarge].

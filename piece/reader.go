@@ -37,7 +37,7 @@ func HashReader(ctx context.Context, r io.Reader, opts ...Option) (Content, erro
 	for _, opt := range opts {
 		opt(&o)
 	}
-	h := Hasher{workers: o.workers}
+	h := Hasher{workers: o.workers, forced: o.forced}
 	return h.content(ctx, r)
 }
 
