@@ -1,7 +1,7 @@
 GO ?= go
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
 
-.PHONY: help build demo test race soak interop mutants lint fuzz bench ci
+.PHONY: help build demo test race soak interop mutants lint fuzz bench bench-peers ci
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -41,6 +41,10 @@ fuzz: ## every fuzz target, FUZZTIME each (default 30s)
 
 bench: ## benchmarks beside the code, one short run
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./...
+
+BENCHFLAGS ?=
+bench-peers: ## beside the other implementations, Go and JavaScript; half an hour, see BENCHFLAGS
+	$(GO) run ./internal/benchpeers $(BENCHFLAGS)
 
 ci: ## the whole gate
 	bash .ci/run

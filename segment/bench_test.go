@@ -115,3 +115,31 @@ func BenchmarkProofsInOrder(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkProofs makes all proofs of an aggregate in a row, and BenchmarkVerifyAll verifies them as well.
+func BenchmarkProofs(b *testing.B) {
+	for _, s := range benchSizes {
+		a := mustBuild(b, 32<<30, benchPieces(b, s.n, s.height))
+		b.Run(fmt.Sprint(s.n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				for range a.Proofs() {
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkVerifyAll(b *testing.B) {
+	for _, s := range benchSizes {
+		a := mustBuild(b, 32<<30, benchPieces(b, s.n, s.height))
+		b.Run(fmt.Sprint(s.n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := segment.VerifyAll(a.Link(), a.Proofs()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

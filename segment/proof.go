@@ -59,11 +59,11 @@ func (d ProofData) check(h int) error {
 // holds by itself; whether that aggregate is the one in question, or in any deal, is for the caller to see. The error
 // wraps [ErrProof] if there is none.
 func AggregateOf(proof InclusionProof, p piece.Link) (piece.Link, error) {
-	height, err := proof.check(p)
+	height, err := checkProof(&proof, p)
 	if err != nil {
 		return piece.Link{}, err
 	}
-	entry := proof.entry(p)
+	entry := provenEntry(&proof, p)
 	encoded := entry.encode()
 	root := proof.Subtree.root(entry.Root)
 	left, right := piece.Node(encoded[:piece.NodeSize]), piece.Node(encoded[piece.NodeSize:])
@@ -77,9 +77,9 @@ func AggregateOf(proof InclusionProof, p piece.Link) (piece.Link, error) {
 	return aggregate, nil
 }
 
-// check tells the height of the aggregate that a proof of p leads to, if its paths have the lengths and offsets that
+// checkProof tells the height of the aggregate that a proof of p leads to, if its paths have the lengths and offsets that
 // they need to have for one.
-func (proof *InclusionProof) check(p piece.Link) (height uint8, err error) {
+func checkProof(proof *InclusionProof, p piece.Link) (height uint8, err error) {
 	if !p.Defined() {
 		return 0, fmt.Errorf("undefined piece: %w", ErrProof)
 	}
@@ -100,8 +100,8 @@ func (proof *InclusionProof) check(p piece.Link) (height uint8, err error) {
 	return uint8(top), nil
 }
 
-// entry returns the entry of the index that a proof of p is about.
-func (proof *InclusionProof) entry(p piece.Link) Entry {
+// provenEntry returns the entry of the index that a proof of p is about.
+func provenEntry(proof *InclusionProof, p piece.Link) Entry {
 	return Entry{Root: p.Root(), Offset: proof.Subtree.Offset * p.PaddedSize(), Size: p.PaddedSize()}
 }
 

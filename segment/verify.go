@@ -157,7 +157,7 @@ type verifier struct {
 }
 
 func (v *verifier) add(p piece.Link, proof InclusionProof) error {
-	height, err := proof.check(p)
+	height, err := checkProof(&proof, p)
 	if err != nil || height != v.aggregate.Height() {
 		// Those before come first.
 		if err := v.flush(); err != nil {
@@ -209,7 +209,7 @@ type climber struct {
 // hold tells whether all n proofs of the batch hold.
 func (v *verifier) hold(n int) bool {
 	for k := range n {
-		v.entries.set(k, v.proofs[k].entry(v.links[k]))
+		v.entries.set(k, provenEntry(&v.proofs[k], v.links[k]))
 	}
 	v.entries.nodes(v.nodes[:n])
 	entries := v.climbers[0][:0]
@@ -271,7 +271,7 @@ func (v *verifier) reach(waiting []climber) bool {
 				if o.index%2 == 1 {
 					node, sibling = right, left
 				}
-				if o.node != *node || o.path[0] != *sibling || !slices.Equal(o.path[1:], c.path[1:]) {
+				if o.node != *node || o.path[0] != *sibling || !equal(o.path[1:], c.path[1:]) {
 					return false
 				}
 			}
@@ -283,4 +283,18 @@ func (v *verifier) reach(waiting []climber) bool {
 			cur[k].node = v.nodes[k]
 		}
 	}
+}
+
+// equal is slices.Equal for nodes, several at a time.
+func equal(a, b []piece.Node) bool {
+	const step = 8
+	if len(a) != len(b) {
+		return false
+	}
+	for ; len(a) >= step; a, b = a[step:], b[step:] {
+		if *(*[step]piece.Node)(a) != *(*[step]piece.Node)(b) {
+			return false
+		}
+	}
+	return slices.Equal(a, b)
 }
