@@ -354,31 +354,33 @@ func (s *Service) build(ctx context.Context, plan *store.Record[Plan]) error {
 }
 
 func (s *Service) assemble(ctx context.Context, plan Plan, claimed []store.Record[Piece]) (*store.Record[Aggregate], error) {
-	var (
-		links    []piece.Link
-		content  uint64
-		distinct = map[piece.Link]bool{}
-		fronts   = map[string]bool{}
-		oldest   int64
-	)
+	b, err := segment.NewBuilder(plan.DealSize)
+	if err != nil {
+		return nil, err
+	}
+	var oldest int64
+	fronts := map[string]bool{}
 	for _, p := range claimed {
-		if !distinct[p.Value.Piece] {
-			distinct[p.Value.Piece] = true
-			links = append(links, p.Value.Piece)
-			content += p.Value.Piece.PaddedSize()
+		// Equal links share a segment.
+		if err := b.Add(p.Value.Piece); err != nil && !errors.Is(err, segment.ErrDuplicate) {
+			return nil, fmt.Errorf("building the aggregate of plan %s: %w", planName(&plan), err)
 		}
 		fronts[p.Value.Storefront] = true
 		if oldest == 0 || p.Value.Since < oldest {
 			oldest = p.Value.Since
 		}
 	}
+	content := b.Content()
 	if content < minimum(plan.DealSize) {
 		return nil, nil
 	}
-	segment.SortDescending(links)
-	tree, err := segment.Build(plan.DealSize, links)
+	tree, err := b.Build()
 	if err != nil {
 		return nil, fmt.Errorf("building the aggregate of plan %s: %w", planName(&plan), err)
+	}
+	links := make([]piece.Link, 0, tree.Len())
+	for _, p := range tree.Pieces() {
+		links = append(links, p)
 	}
 	list := members{DealSize: plan.DealSize, Pieces: links}
 	for _, p := range claimed {
