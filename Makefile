@@ -1,7 +1,7 @@
 GO ?= go
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
 
-.PHONY: help build demo test race soak interop mutants lint fuzz bench bench-peers ci
+.PHONY: help build demo test race soak interop mutants lint fuzz bench bench-code bench-peers ci
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -17,9 +17,8 @@ test: ## all tests that need Go alone
 race: ## the same under the race detector
 	$(GO) test -race ./...
 
-soak: ## the real program in many processes: 1000 pieces, 100 crashes, a full disk; some minutes
-	W3FILECOIN_SOAK=1 W3FILECOIN_PIECES=1000 W3FILECOIN_CRASHES=100 $(GO) test -count=1 -v -timeout 60m \
-	  -run '^(TestRolesApart|TestCrash|TestDiskFull)$$' ./cmd/w3filecoin
+soak: ## what takes too long for the gate: 20,000 simulated networks, 1,000 pieces, 100 crashes, a full disk, fuzzing, mutants; an hour
+	bash .ci/soak
 
 interop: build ## with the published JavaScript packages, both ways; needs Node 20
 	cd interop && npm ci --ignore-scripts --no-progress && npm test
@@ -39,7 +38,11 @@ fuzz: ## every fuzz target, FUZZTIME each (default 30s)
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$d/*_test.go | cut -c6-); do \
 	    echo "fuzz $$d $$f $(FUZZTIME)"; $(GO) test $$d -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) || exit 1; done; done
 
-bench: ## benchmarks beside the code, one short run
+bench: ## the built program under load, beside the published JavaScript storefront; needs Node 20, about 5 minutes
+	cd interop && npm ci --ignore-scripts --no-progress
+	$(GO) run ./internal/bench
+
+bench-code: ## benchmarks beside the code, one short run
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./...
 
 BENCHFLAGS ?=
