@@ -82,6 +82,37 @@ func TestVerifyAllHashes(t *testing.T) {
 	}
 }
 
+// TestVerifyAllHashesMixed counts them for pieces of all sizes in no order, whose ways meet at all heights: no node of
+// the one batch is hashed twice.
+func TestVerifyAllHashesMixed(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	pieces := make([]piece.Link, batchSize)
+	for i := range pieces {
+		var err error
+		if pieces[i], err = piece.FromRootAndHeight(piece.Node{byte(i), 1}, uint8(2+rng.IntN(8)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	built, verified := 0, 0
+	count := func(n *int) hashPairs {
+		return func(dst, src []piece.Node) {
+			*n += len(dst)
+			piece.HashPairs(dst, src)
+		}
+	}
+	a, err := build(1<<30, pieces, count(&built))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := verifyAll(a.Link(), a.Proofs(), count(&verified)); err != nil {
+		t.Fatal(err)
+	}
+	// Where the ways from the entries and from the pieces meet, below the root, both are gone to the end.
+	if verified < built || verified > built+1 {
+		t.Errorf("%d hashes, want the %d of the build, and the root once more", verified, built)
+	}
+}
+
 // TestLinear doubles the number of pieces: hashes and memory double.
 func TestLinear(t *testing.T) {
 	size := func(n int) (hashes, bytes int) {

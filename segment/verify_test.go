@@ -162,6 +162,30 @@ func damage(rng *rand.Rand, list []proven, a *segment.Aggregate) {
 	}
 }
 
+// TestVerifyAllReadsAll changes every node of every proof, one at a time, among others that hold.
+func TestVerifyAllReadsAll(t *testing.T) {
+	rng := rand.New(rand.NewPCG(27, 27))
+	a := mustBuild(t, 1<<14, mixed(t, rng, 4, 2, 5, 2))
+	var list []proven
+	for p, proof := range a.Proofs() {
+		list = append(list, proven{p, proof.Clone()})
+	}
+	for i := range list {
+		for _, path := range [][]piece.Node{list[i].proof.Subtree.Path, list[i].proof.Index.Path} {
+			for k := range path {
+				path[k][k] ^= 1
+				if err := segment.VerifyAll(a.Link(), sequence(list)); !errors.Is(err, segment.ErrProof) {
+					t.Errorf("proof %d, node %d of %d changed: error %v, want ErrProof", i, k, len(path), err)
+				}
+				path[k][k] ^= 1
+			}
+		}
+	}
+	if err := segment.VerifyAll(a.Link(), sequence(list)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestVerifyAllEdges(t *testing.T) {
 	rng := rand.New(rand.NewPCG(23, 23))
 	a, b := mustBuild(t, 1<<20, mixed(t, rng, 5, 2, 9, 0)), mustBuild(t, 1<<21, mixed(t, rng, 5, 2, 9, 0))
