@@ -14,6 +14,13 @@ import "fmt"
 //	Z0-Z15   the 16 words of the message
 //	Z16-Z23  the state a to h, at the end the node
 //	Z24-Z31  temporary; while rows are transposed Z16-Z31 are
+//
+// The limit is the two ports that operate on 512 bits, one operation each in a cycle. For 16 nodes the first compression
+// takes 64 rounds of 17 operations, 48 words of schedule of 11, and 8; the second 64 rounds of 16, and 9; bringing leaves
+// into lanes 196 for every four nodes. That is 2706 operations, 1353 cycles, 84.6 for a node. The kernel takes 88.5, on a
+// core of the family of Sapphire Rapids, payload in cache. Copies of registers (VMOVDQA64) cost next to nothing there, and
+// neither the order of independent instructions nor a first round with the known state folded in, nor copies kept in
+// memory, made a difference of more than half a percent: so the code is the plain one.
 const (
 	message = 0
 	state   = 16
