@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -27,6 +28,7 @@ import (
 type deals struct {
 	binary, dir string
 	pieces      int
+	profile     bool
 	say         func(format string, args ...any)
 }
 
@@ -107,6 +109,7 @@ func (d *deals) run(ctx context.Context) (*dealt, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.profile(d.profile, syscall.SIGUSR1)
 	began = time.Now()
 	run, err := drive(ctx, url, bodies, 16, 0, true)
 	if err != nil {
@@ -125,6 +128,10 @@ func (d *deals) run(ctx context.Context) (*dealt, error) {
 		return nil, fmt.Errorf("%w\n%s", err, n.log.text())
 	}
 	result.Total = time.Since(began).Seconds()
+	n.profile(d.profile, syscall.SIGUSR2)
+	if _, err := settle(ctx, n.process); err != nil { // while the profile is written
+		return nil, err
+	}
 	after, err := n.usage()
 	if err != nil {
 		return nil, err

@@ -105,7 +105,7 @@ func run(ctx context.Context, args []string) (err error) {
 			}
 			r.Pending, err = p.run(ctx)
 		case "deals":
-			r.Deals, err = (&deals{binary: binary, dir: dir, pieces: *pieces, say: say}).run(ctx)
+			r.Deals, err = (&deals{binary: binary, dir: dir, pieces: *pieces, profile: *profiles != "", say: say}).run(ctx)
 		default:
 			err = fmt.Errorf("there is no part %q, only offers, pending and deals", part)
 		}

@@ -146,9 +146,9 @@ func (o *offerLoad) one(ctx context.Context, s subject, round int) ([]sample, er
 		if err != nil {
 			return nil, err
 		}
-		o.signal(s, p, syscall.SIGUSR1)
+		p.profile(o.profile && s != javascript, syscall.SIGUSR1)
 		run, err := drive(ctx, url, bodies, n, o.time, false)
-		o.signal(s, p, syscall.SIGUSR2)
+		p.profile(o.profile && s != javascript, syscall.SIGUSR2)
 		if err != nil {
 			return nil, err
 		}
@@ -181,13 +181,6 @@ func (o *offerLoad) one(ctx context.Context, s subject, round int) ([]sample, er
 		o.say("round %d, %s, %d in flight: %.0f/s, p50 %.2f ms, p99 %.2f ms, %.0f us CPU", round+1, s, n, got.Rate, got.P50, got.P99, got.CPU)
 	}
 	return samples, nil
-}
-
-// signal begins or ends a profile.
-func (o *offerLoad) signal(s subject, p *process, sig syscall.Signal) {
-	if o.profile && s != javascript {
-		_ = p.cmd.Process.Signal(sig)
-	}
 }
 
 // look is the state of a server at a moment.

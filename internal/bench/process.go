@@ -90,6 +90,13 @@ func (p *process) stop() {
 	}
 }
 
+// profile begins a profile by SIGUSR1 and ends it by SIGUSR2, if one is wanted.
+func (p *process) profile(wanted bool, sig syscall.Signal) {
+	if wanted {
+		_ = p.cmd.Process.Signal(sig) // a process that has ended fails the measurement anyway
+	}
+}
+
 // tail keeps the last lines of a log.
 type tail struct {
 	mu    sync.Mutex
