@@ -70,6 +70,8 @@ type Deps struct {
 	Parallel int
 	Now      func() time.Time
 	Log      *slog.Logger
+	// Observe is told of every step, if it is there; it must not block.
+	Observe func(tasks.Step)
 }
 
 // Service is the aggregator role.
@@ -90,6 +92,13 @@ type builtAggregate struct {
 	order   cid.Cid
 	members members
 	tree    *segment.Aggregate
+}
+
+// step tells of an aggregate in another state.
+func (d *Deps) step(was, is Aggregate) {
+	if d.Observe != nil && is.State != was.State {
+		d.Observe(tasks.Step{Of: "aggregate", Link: is.Aggregate, To: string(is.State), Task: is.Offer, Reason: is.Reason, Age: tasks.Age(is.Times, d.Now())})
+	}
 }
 
 // New returns an aggregator.
@@ -113,7 +122,7 @@ func New(d Deps) (*Service, error) {
 		pieces:     store.NewTable[Piece](d.Store),
 		lanes:      store.NewTable[Lane](d.Store),
 		plans:      store.NewTable[Plan](d.Store),
-		aggregates: store.NewTable[Aggregate](d.Store),
+		aggregates: store.NewTable[Aggregate](d.Store).Watch(d.step),
 	}
 	s.courier = &tasks.Courier{
 		Ledger: s.ledger, Signer: d.Signer, Deliveries: store.NewTable[tasks.Delivery](d.Store), Blobs: d.Store,

@@ -58,6 +58,8 @@ type Deps struct {
 	Timing   Timing
 	Now      func() time.Time
 	Log      *slog.Logger
+	// Observe is told of every step, if it is there; it must not block.
+	Observe func(tasks.Step)
 }
 
 // Service is the dealer role.
@@ -72,6 +74,13 @@ type Service struct {
 
 // maxBrokers leaves room for the poll among the messages of one commit.
 const maxBrokers = store.MaxMessages - 1
+
+// step tells of an aggregate in another state.
+func (d *Deps) step(was, is Aggregate) {
+	if d.Observe != nil && is.State != was.State {
+		d.Observe(tasks.Step{Of: "aggregate", Link: is.Aggregate, To: string(is.State), Task: is.Offer, Reason: is.Reason, Age: tasks.Age(is.Times, d.Now())})
+	}
+}
 
 // New returns a dealer.
 func New(d Deps) (*Service, error) {
@@ -106,7 +115,7 @@ func New(d Deps) (*Service, error) {
 	s := &Service{
 		Deps:       d,
 		ledger:     tasks.New(d.Store, d.Keys, d.Now, d.Log),
-		aggregates: store.NewTable[Aggregate](d.Store),
+		aggregates: store.NewTable[Aggregate](d.Store).Watch(d.step),
 		offerings:  store.NewTable[Offering](d.Store),
 		by:         store.NewTable[By](d.Store),
 	}

@@ -2,6 +2,7 @@ package roles
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/tasks"
 )
 
 // Metrics are the measurements of a process, served at GET /metrics of each of its roles. Units are in the names.
@@ -22,6 +24,7 @@ type Metrics struct {
 	age         *prometheus.HistogramVec
 	commits     *prometheus.CounterVec
 	commit      *prometheus.HistogramVec
+	steps       *prometheus.HistogramVec
 }
 
 // NewMetrics returns metrics that have measured nothing yet.
@@ -44,8 +47,12 @@ func NewMetrics() *Metrics {
 			Help: "Changes written by the database; many share a transaction."}, []string{"role"}),
 		commit: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "w3filecoin_store_transaction_seconds",
 			Help: "Time of a database transaction, its fsync included.", Buckets: prometheus.ExponentialBuckets(0.0001, 3, 12)}, []string{"role"}),
+		steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "w3filecoin_state_age_seconds",
+			Help:    "Age of a piece or an aggregate when it came to a state, since the role accepted it. The count is how many came there.",
+			Buckets: []float64{1, 10, 60, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 36 * 3600, 48 * 3600, 72 * 3600, 96 * 3600, 168 * 3600},
+		}, []string{"role", "of", "state"}),
 	}
-	m.registry.MustRegister(m.invocations, m.invocation, m.messages, m.message, m.age, m.commits, m.commit,
+	m.registry.MustRegister(m.invocations, m.invocation, m.messages, m.message, m.age, m.commits, m.commit, m.steps,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -85,6 +92,29 @@ func (m *Metrics) Message(now func() time.Time) func(role string, o store.Outcom
 func (m *Metrics) Batch(role string, changes int, took time.Duration) {
 	m.commits.WithLabelValues(role).Add(float64(changes))
 	m.commit.WithLabelValues(role).Observe(took.Seconds())
+}
+
+// Step returns a function that measures what moves through a role, and logs it: aggregates and what ends badly at level info, pieces at debug.
+func (m *Metrics) Step(role string, log *slog.Logger) func(tasks.Step) {
+	return func(s tasks.Step) {
+		m.steps.WithLabelValues(role, s.Of, s.To).Observe(s.Age.Seconds())
+		level, message := slog.LevelInfo, "an aggregate moved on"
+		if s.Of == "piece" {
+			message = "a piece moved on"
+			if s.Reason == "" {
+				level = slog.LevelDebug
+			}
+		}
+		if !log.Enabled(context.Background(), level) {
+			return
+		}
+		attrs := []slog.Attr{slog.String("role", role), slog.String(s.Of, s.Link.String()), slog.String("state", s.To), slog.String("task", s.Task.String()),
+			slog.Duration("age", s.Age)}
+		if s.Reason != "" {
+			attrs = append(attrs, slog.String("reason", s.Reason))
+		}
+		log.LogAttrs(context.Background(), level, message, attrs...)
+	}
 }
 
 // Gauge registers a value that is read when somebody asks.

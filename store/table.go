@@ -42,11 +42,26 @@ func (fx *Effects) Keep(b Blob) { fx.Blobs = append(fx.Blobs, b) }
 // Table is typed rows over an engine. All records that it reads have values of type T, encoded as [Encode] says, so keys of different
 // types live in different partitions. The zero Table is not usable; a Table may be copied.
 type Table[T any] struct {
-	rows Rows
+	rows  Rows
+	watch func(was, is T)
 }
 
 // NewTable returns the table of values of type T over an engine's rows.
 func NewTable[T any](rows Rows) Table[T] { return Table[T]{rows: rows} }
+
+// Watch returns the table with a function that is told of each value that [Table.Create] and [Table.Update] have committed, and of the one before
+// (zero if there was none): for logs and measurements. It may run at the same time for several records, and misses a commit that was reported as
+// lost. was is a shallow copy made before the decision: what its maps and slices hold may have changed.
+func (t Table[T]) Watch(watch func(was, is T)) Table[T] {
+	t.watch = watch
+	return t
+}
+
+func (t Table[T]) committed(was, is T) {
+	if t.watch != nil {
+		t.watch(was, is)
+	}
+}
 
 // Get returns the record as of some moment after the call began, or ErrNotFound. With ErrNotFound the record has its key and version 0:
 // ready to be filled in and created.
@@ -141,6 +156,10 @@ func (t Table[T]) Create(ctx context.Context, rec *Record[T], fx Effects) (creat
 	// The row may be deleted between the refusal and the reading; then it can be created after all.
 	for range maxDecisions {
 		err = t.Commit(ctx, rec, fx)
+		if err == nil {
+			var none T
+			t.committed(none, rec.Value)
+		}
 		if !errors.Is(err, ErrConflict) {
 			return err == nil, err
 		}
@@ -181,6 +200,7 @@ func (t Table[T]) Update(ctx context.Context, key Key, decide func(rec *Record[T
 			return rec, decodeErr
 		}
 		var fx Effects
+		was := rec.Value
 		err = decide(&rec, &fx)
 		if errors.Is(err, ErrUnchanged) {
 			return read() // decide may have changed rec before it found out
@@ -189,7 +209,11 @@ func (t Table[T]) Update(ctx context.Context, key Key, decide func(rec *Record[T
 			return rec, err
 		}
 		rec.Key = key
-		if err = t.Commit(ctx, &rec, fx); !errors.Is(err, ErrConflict) {
+		err = t.Commit(ctx, &rec, fx)
+		if err == nil {
+			t.committed(was, rec.Value)
+		}
+		if !errors.Is(err, ErrConflict) {
 			return rec, err
 		}
 	}

@@ -422,3 +422,46 @@ func FuzzDecodeCursor(f *testing.F) {
 		}
 	})
 }
+
+// TestWatch: whoever watches a table is told of what was committed, and of nothing else.
+func TestWatch(t *testing.T) {
+	ctx := t.Context()
+	type told struct{ Was, Is int }
+	var got []told
+	d := memory.New(memory.Options{Now: newClock().Now})
+	pets := store.NewTable[pet](d).Watch(func(was, is pet) { got = append(got, told{was.Age, is.Age}) })
+	for range 2 { // the second creation finds the first
+		rec := store.Record[pet]{Key: petKey, Value: pet{Name: "Rex", Age: 1}}
+		if _, err := pets.Create(ctx, &rec, store.Effects{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	age := func(n int) func(*store.Record[pet], *store.Effects) error {
+		return func(rec *store.Record[pet], _ *store.Effects) error {
+			if rec.Value.Age == n {
+				return store.ErrUnchanged
+			}
+			rec.Value.Age = n
+			return nil
+		}
+	}
+	for range 2 { // the second update changes nothing
+		if _, err := pets.Update(ctx, petKey, age(2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A conflict is decided again, and told once.
+	conflicts := 1
+	crowded := store.NewTable[pet](rowsFunc{d, func(ctx context.Context, c store.Change) (uint64, error) {
+		if conflicts--; conflicts >= 0 {
+			return 0, store.ErrConflict
+		}
+		return d.Commit(ctx, c)
+	}}).Watch(func(was, is pet) { got = append(got, told{was.Age, is.Age}) })
+	if _, err := crowded.Update(ctx, petKey, age(3)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]told{{0, 1}, {1, 2}, {2, 3}}, got); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+}

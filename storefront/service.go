@@ -71,6 +71,8 @@ type Deps struct {
 	Parallel int
 	Now      func() time.Time
 	Log      *slog.Logger
+	// Observe is told of every step, if it is there; it must not block.
+	Observe func(tasks.Step)
 }
 
 // Service is the storefront role.
@@ -84,6 +86,13 @@ type Service struct {
 	aggregates store.Table[Aggregate]
 	claims     store.Table[Claim]
 	timers     store.Table[timer]
+}
+
+// step tells of a piece in another state.
+func (d *Deps) step(was, is Piece) {
+	if d.Observe != nil && is.State != was.State {
+		d.Observe(tasks.Step{Of: "piece", Link: is.Piece, To: string(is.State), Task: is.Offer, Reason: is.Reason, Age: tasks.Age(is.Times, d.Now())})
+	}
 }
 
 // New returns a storefront.
@@ -106,7 +115,7 @@ func New(d Deps) (*Service, error) {
 	return &Service{
 		Deps:       d,
 		ledger:     ledger,
-		pieces:     store.NewTable[Piece](d.Store),
+		pieces:     store.NewTable[Piece](d.Store).Watch(d.step),
 		by:         store.NewTable[By](d.Store),
 		references: store.NewTable[Reference](d.Store),
 		verdicts:   store.NewTable[Verdict](d.Store),

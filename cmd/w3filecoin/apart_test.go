@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -199,6 +202,9 @@ func TestRolesApart(t *testing.T) {
 	count := len(n.done)
 	t.Logf("%d pieces: acknowledged in %.1f s (%.0f/s), dealt in %.1f s (%.1f/s), all chains verified after %.1f s", count,
 		acknowledged.Seconds(), float64(count)/acknowledged.Seconds(), dealt.Seconds(), float64(count)/dealt.Seconds(), time.Since(began).Seconds())
+	if measured := n.measured(`w3filecoin_state_age_seconds_count{of="piece",role="storefront",state="dealt"}`, "one", "two"); measured != count {
+		t.Errorf("the storefronts have measured %d pieces in deals, not %d", measured, count)
+	}
 
 	if !testing.Short() {
 		n.goAway(r)
@@ -208,6 +214,28 @@ func TestRolesApart(t *testing.T) {
 		d.stop()
 		d.log.clean(t)
 	}
+}
+
+// measured adds up a measurement of some storefronts.
+func (n *apart) measured(name string, fronts ...string) (sum int) {
+	n.t.Helper()
+	for _, front := range fronts {
+		resp, err := http.Get(n.url[front] + "/metrics")
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+				v, err := strconv.Atoi(value)
+				if err != nil {
+					n.t.Fatal(err)
+				}
+				sum += v
+			}
+		}
+	}
+	return sum
 }
 
 // goAway takes roles away and brings them back.

@@ -299,7 +299,7 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	}
 	s, err := storefront.New(storefront.Deps{
 		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: provider, Tracker: tracker,
-		Custody: custody, Policy: policy, Parallel: 16, Now: time.Now, Log: log,
+		Custody: custody, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
 	})
@@ -340,7 +340,7 @@ func (n *node) aggregator(driver store.Driver, log *slog.Logger) (roles.Service,
 			r, ok := known[did]
 			return aggregator.Storefront{Lane: r.Lane}, ok
 		},
-		Conn: conn, Ladder: n.cfg.ladder(), Parallel: 16, Now: time.Now, Log: log,
+		Conn: conn, Ladder: n.cfg.ladder(), Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(aggregatorRole, n.log),
 		Timing: aggregator.Timing{Budget: time.Duration(cfg.Budget), Pull: time.Duration(cfg.Pull)},
 	})
 	return s, nil, nil, err
@@ -369,7 +369,7 @@ func (n *node) dealer(driver store.Driver, log *slog.Logger) (roles.Service, map
 		Signer: n.signers[dealerRole], Store: driver, Keys: n.keys, Tracker: tracker,
 		Aggregators: func(did string) bool { _, ok := known[did]; return ok },
 		Conn:        conn, Brokers: []dealer.Broker{documents}, DealSizes: sizes, Replicas: cfg.Replicas,
-		Timing: dealer.Timing{Poll: time.Duration(cfg.Poll)}, Now: time.Now, Log: log,
+		Timing: dealer.Timing{Poll: time.Duration(cfg.Poll)}, Now: time.Now, Log: log, Observe: n.metrics.Step(dealerRole, n.log),
 	})
 	if err != nil {
 		return nil, nil, nil, err
