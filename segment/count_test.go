@@ -135,8 +135,12 @@ func TestLinear(t *testing.T) {
 		}
 		return hashes, bytes + 8*len(a.entries.slots)
 	}
+	largest := 80_000
+	if testing.Short() {
+		largest = 20_000
+	}
 	hashes, bytes := size(5_000)
-	for n := 10_000; n <= 80_000; n *= 2 {
+	for n := 10_000; n <= largest; n *= 2 {
 		h, b := size(n)
 		// The paths to the root and the rounding of the table are all that does not double.
 		if d := h - 2*hashes; d < -200 || d > 200 {

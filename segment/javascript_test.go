@@ -71,6 +71,9 @@ func TestAgainstJavaScript(t *testing.T) {
 	refused := 0
 	cases := strings.Fields(string(text))
 	for number, want := range cases {
+		if testing.Short() && number%5 > 0 {
+			continue
+		}
 		dealSize, pieces := madeUp(t, number)
 		a, err := segment.Build(dealSize, pieces)
 		if err != nil {

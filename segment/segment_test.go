@@ -257,7 +257,11 @@ func order(rng *rand.Rand, pieces []piece.Link, kind int) {
 func TestAgainstOracle(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	built, refused := 0, 0
-	for c := range 1500 {
+	cases := 1500
+	if testing.Short() {
+		cases = 300
+	}
+	for c := range cases {
 		dealHeight := 2 + c%30 // 128 bytes to 64 GiB
 		maxHeight := min(max(dealHeight-1, 3), 2+rng.IntN(29))
 		pieces := make([]piece.Link, 1+rng.IntN(min(60, 8+c)))
@@ -284,6 +288,9 @@ func TestFullAggregates(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	// Every entry of the index in use: a 1 MiB deal has 8 of them, a 1 GiB deal 8,192.
 	for _, dealSize := range []uint64{4 << 10, 1 << 20, 64 << 20, 1 << 30} {
+		if testing.Short() && dealSize > 64<<20 {
+			continue
+		}
 		pieces := make([]piece.Link, segment.MaxEntries(dealSize))
 		for i := range pieces {
 			pieces[i] = randomLink(t, rng, uint8(2+rng.IntN(2)))
