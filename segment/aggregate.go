@@ -43,10 +43,8 @@ func build(dealSize uint64, pieces []piece.Link, hash hashPairs) (*Aggregate, er
 		entries:  newTable(len(pieces)),
 		at:       make([]uint32, len(pieces)),
 	}
-	for i, p := range pieces {
-		if first, added := a.entries.add(pieces, i); !added {
-			return nil, fmt.Errorf("pieces %d and %d are both %s: %w", first, i, p, ErrDuplicate)
-		}
+	if i, k, duplicate := a.entries.fill(pieces); duplicate {
+		return nil, fmt.Errorf("pieces %d and %d are both %s: %w", i, k, pieces[i], ErrDuplicate)
 	}
 	a.grow(hash)
 	a.link, err = piece.FromRootAndHeight(a.tree.root, uint8(a.tree.height), 0)
@@ -125,7 +123,7 @@ func (a *Aggregate) Offset(i int) uint64 { return a.offsets[i] }
 
 // EntryOf returns the number of a piece in the aggregate, and whether it is there.
 func (a *Aggregate) EntryOf(p piece.Link) (int, bool) {
-	return a.entries.find(a.pieces, p)
+	return a.entries.lookUp(a.pieces, p)
 }
 
 // IndexStart returns where the index starts, in padded bytes.

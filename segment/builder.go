@@ -49,14 +49,14 @@ func (b *Builder) Add(p piece.Link) error {
 		return fmt.Errorf("%s of %d bytes, %d are left: %w", p, p.PaddedSize(), b.Free(), ErrDoesNotFit)
 	}
 	b.pieces = append(b.pieces, p)
-	b.entries.add(b.pieces, len(b.pieces)-1)
+	b.entries.add(b.pieces)
 	b.content += p.PaddedSize()
 	return nil
 }
 
 // Has reports whether a piece was added.
 func (b *Builder) Has(p piece.Link) bool {
-	_, ok := b.entries.find(b.pieces, p)
+	_, ok := b.entries.lookUp(b.pieces, p)
 	return ok
 }
 
