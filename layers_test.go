@@ -42,6 +42,7 @@ var layers = map[string]layer{
 	"store/sqlite":    {may: []string{"store"}, why: "an engine knows the contract and nothing above it", network: true},
 	"tasks": {may: []string{"capabilities/...", "store", "piece", "segment", "wire/..."}, network: true, never: sdks,
 		why: "a role's tasks and receipts are domain logic over the store"},
+	"standing":    {may: []string{"store"}, never: sdks, why: "limits and reputation are domain logic over the store"},
 	"storefront":  role,
 	"aggregator":  role,
 	"dealer":      role,
@@ -51,9 +52,9 @@ var layers = map[string]layer{
 		why: "a client links no server"},
 	"roles": {may: []string{"capabilities/...", "piece", "segment", "wire/...", "roles/client", "store", "tasks"}, network: true, never: servers,
 		why: "the runtime serves any role on any engine"},
-	"source": {may: []string{"compute", "storefront", "capabilities/...", "store", "tasks", "piece", "segment", "wire/..."}, network: true, never: servers,
+	"source": {may: []string{"compute", "storefront", "standing", "capabilities/...", "store", "tasks", "piece", "segment", "wire/..."}, network: true, never: servers,
 		why: "it reads bytes for the roles that say what they need"},
-	"resolver": {may: []string{"piece", "segment", "source", "compute", "storefront", "capabilities/...", "store", "tasks", "wire/..."},
+	"resolver": {may: []string{"piece", "segment", "source", "compute", "storefront", "standing", "capabilities/...", "store", "tasks", "wire/..."},
 		network: true, never: servers, why: "it says where content is"},
 	"chain": {may: []string{"dealtracker", "capabilities/...", "store", "tasks", "piece", "segment", "wire/..."}, network: true, never: servers,
 		why: "it implements what the deal tracker asks for"},
@@ -65,7 +66,7 @@ var layers = map[string]layer{
 	"web":     {network: true, why: "the pages use the HTTP interface like anybody else"},
 }
 
-var role = layer{may: []string{"capabilities/...", "piece", "segment", "store", "tasks", "wire/..."}, network: true,
+var role = layer{may: []string{"capabilities/...", "piece", "segment", "standing", "store", "tasks", "wire/..."}, network: true,
 	never: append([]string{"github.com/storacha/go-ucanto/..."}, sdks...),
 	why:   "a role is plain domain logic: no other role, no runtime, no engine, no HTTP"}
 

@@ -22,6 +22,7 @@ import (
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
 )
 
 // yard is an aggregator of one storefront, with deals of 1 MiB and an index that lags by an hour. Its dealer takes everything.
@@ -49,13 +50,21 @@ const (
 	kib    = uint64(1) << 10
 )
 
-func newYard(t *testing.T) *yard {
+func newYard(t *testing.T) *yard { return newYardOf(t, func(*aggregator.Deps) {}) }
+
+// newFaultyYard returns a yard whose engine fails as choose says.
+func newFaultyYard(t *testing.T, choose storetest.Chooser) *yard {
+	return newYardOf(t, func(d *aggregator.Deps) { d.Store = storetest.NewFaulty(d.Store, choose) })
+}
+
+// newYardOf returns a yard whose aggregator is made of something else in part.
+func newYardOf(t *testing.T, change func(*aggregator.Deps)) *yard {
 	t.Helper()
 	y := &yard{t: t, now: time.Unix(1_785_578_400, 0), consumers: map[string]*store.Consumer{},
 		self: chaintest.Key("aggregator"), storefront: chaintest.Key("storefront"), dealerName: chaintest.Key("dealer")}
 	y.engine = memory.New(memory.Options{Now: y.clock, IndexLag: lag, IndexLagCommits: 1 << 40})
 	var err error
-	y.Service, err = aggregator.New(aggregator.Deps{
+	deps := aggregator.Deps{
 		Signer: y.self, Store: y.engine, Keys: chaintest.Keys{}, Ladder: aggregator.Ladder{1 << 20}, Timing: aggregator.Timing{Budget: budget},
 		Dealer: capabilities.Peer{DID: y.dealerName.DID(), Conn: dealer{y},
 			Proofs: chaintest.Standing(y.dealerName, y.self.DID(), aggregatecap.OfferAbility).Proofs},
@@ -64,15 +73,16 @@ func newYard(t *testing.T) *yard {
 		},
 		Conn: func(string) (capabilities.Conn, bool) { return nil, false },
 		Now:  y.clock, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
+	}
+	change(&deps)
+	if y.Service, err = aggregator.New(deps); err != nil {
 		t.Fatal(err)
 	}
 	for queue, handle := range y.Handlers() {
 		if y.consumers[queue], err = store.NewConsumer(store.ConsumerOptions{
-			Driver: y.engine, Queue: queue, Handle: handle, Now: y.clock, Rand: func() float64 { return 0 },
+			Driver: deps.Store, Queue: queue, Handle: handle, Now: y.clock, Rand: func() float64 { return 0 },
 			Observe: func(o store.Outcome) {
-				if o.Err != nil {
+				if o.Err != nil && !errors.Is(o.Err, storetest.ErrInjected) && !errors.Is(o.Err, store.ErrConflict) {
 					t.Errorf("message of %s: %v", queue, o.Err)
 				}
 			},
@@ -91,7 +101,7 @@ func (y *yard) pass(d time.Duration) {
 	end := y.now.Add(d)
 	for {
 		for queues := y.engine.Receivable(); len(queues) > 0; queues = y.engine.Receivable() {
-			if _, err := y.consumers[queues[0]].Step(y.t.Context()); err != nil {
+			if _, err := y.consumers[queues[0]].Step(y.t.Context()); err != nil && !errors.Is(err, storetest.ErrInjected) && !errors.Is(err, store.ErrConflict) {
 				y.t.Fatal(err)
 			}
 		}

@@ -82,9 +82,9 @@ func (s *Service) offered(ctx context.Context, msg pieceMessage) error {
 		return err
 	}
 	storefront, _, _ := strings.Cut(nb.Group, "/")
-	lane := "common"
-	if sf, ok := s.Storefronts(storefront); ok && sf.Lane != "" {
-		lane = sf.Lane
+	lane, err := s.laneOf(ctx, storefront, nb.Group)
+	if err != nil {
+		return err
 	}
 	nonce := offer.EffectNonce()
 	key := pieceKey(nb.Piece, nb.Group, nonce)
@@ -97,7 +97,7 @@ func (s *Service) offered(ctx context.Context, msg pieceMessage) error {
 	if _, err := s.pieces.Create(ctx, &row, store.Effects{}); err != nil {
 		return err
 	}
-	return s.enterLane(ctx, lane, nb.Piece.Height())
+	return s.enterLane(ctx, row.Value.Lane, nb.Piece.Height())
 }
 
 // offerAggregate hands an aggregate to the dealer, by the task that was signed when it was built.
@@ -222,6 +222,9 @@ func (s *Service) aggregateAccepted(ctx context.Context, msg tasks.Arrival) erro
 		}
 	}
 	if result != nil {
+		if err := s.blame(ctx, agg.Value, result); err != nil {
+			return err
+		}
 		return s.fail(ctx, msg.Owner, result.Error())
 	}
 	_, err = s.aggregates.Update(ctx, msg.Owner, func(a *store.Record[Aggregate], _ *store.Effects) error {

@@ -15,6 +15,7 @@ import (
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/segment"
+	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/tasks"
 )
@@ -50,6 +51,8 @@ func (t Timing) settle() time.Duration { return min(10*time.Second, t.Budget/10)
 
 // Storefront is a storefront that may offer pieces.
 type Storefront struct {
+	// Limit bounds what it may offer per UTC day; the zero Limit nothing.
+	Limit standing.Limit
 	// Lane is the queue that its pieces share with others of the same lane; empty for the common one.
 	Lane string
 }
@@ -65,7 +68,9 @@ type Deps struct {
 	// Conn returns the connection by which receipts are pushed to a storefront, false if they are not.
 	Conn   func(did string) (capabilities.Conn, bool)
 	Ladder Ladder
-	Timing Timing
+	// Reputation says what follows for storefronts whose pieces were proven bad: a lane of their own, then refusal.
+	Reputation standing.Policy
+	Timing     Timing
 	// Parallel is how many rows are written at a time where many are; 1 where the order of things must not vary.
 	Parallel int
 	Now      func() time.Time
@@ -83,6 +88,7 @@ type Service struct {
 	lanes      store.Table[Lane]
 	plans      store.Table[Plan]
 	aggregates store.Table[Aggregate]
+	standings  *standing.Register
 
 	mu    sync.Mutex
 	built builtAggregate // the last one, for the next page of its walk
@@ -123,6 +129,7 @@ func New(d Deps) (*Service, error) {
 		lanes:      store.NewTable[Lane](d.Store),
 		plans:      store.NewTable[Plan](d.Store),
 		aggregates: store.NewTable[Aggregate](d.Store).Watch(d.step),
+		standings:  standing.New(d.Store, d.Reputation, d.Now),
 	}
 	s.courier = &tasks.Courier{
 		Ledger: s.ledger, Signer: d.Signer, Deliveries: store.NewTable[tasks.Delivery](d.Store), Blobs: d.Store,
@@ -150,7 +157,8 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 		return nil, err
 	}
 	invoker, self := inv.Issuer.String(), s.Signer.DID()
-	if _, ok := s.Storefronts(invoker); !ok {
+	front, ok := s.Storefronts(invoker)
+	if !ok {
 		return nil, capabilities.Fail(capabilities.Unauthorized,
 			"%s is not a storefront of this aggregator: ask its operator to add it", invoker)
 	}
@@ -165,6 +173,9 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	}
 	if limit := s.Ladder.MaxPiece(); nb.Piece.PaddedSize() > limit {
 		return nil, capabilities.NewPieceTooLarge(nb.Piece, limit)
+	}
+	if earlier, err := s.admit(ctx, inv, nb.Piece, front); err != nil || earlier != nil {
+		return earlier, err
 	}
 	accept, err := capabilities.Invoke(s.Signer, self, self.String(),
 		&piececap.Accept{Piece: nb.Piece, Group: nb.Group}, capabilities.Terms{Nonce: inv.EffectNonce()})

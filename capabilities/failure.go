@@ -2,6 +2,7 @@ package capabilities
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -74,6 +75,8 @@ const (
 	// Refusals that changed nothing; they are not stored, the same task may succeed later.
 	UnsupportedContent    = "UnsupportedContent"    // filecoin/offer, compute/piececid: not a whole byte string, or not sha2-256
 	PieceTooLarge         = "PieceTooLarge"         // filecoin/offer, piece/offer: could never be placed
+	QuotaExceeded         = "QuotaExceeded"         // filecoin/offer, piece/offer: as much as may be offered in a day has been
+	OfferRefused          = "OfferRefused"          // filecoin/offer, piece/offer: too much that was offered before was proven wrong
 	RecordNotFound        = "RecordNotFound"        // filecoin/info: unknown piece
 	ContentNotFound       = "ContentNotFoundError"  // compute/piececid: nothing to read at the claimed locations
 	UnsupportedCapability = "UnsupportedCapability" // the task is not for this invoker or this resource
@@ -139,6 +142,58 @@ func NewPieceTooLarge(p piece.Link, max uint64) *Failure {
 	return &Failure{Name: PieceTooLarge, Details: &sizeDetails{p, p.PaddedSize(), max},
 		Message: fmt.Sprintf("piece %s has %d padded bytes, the largest accepted has %d: split the content into smaller pieces", p, p.PaddedSize(), max)}
 }
+
+type quotaDetails struct {
+	Subject         string
+	Count, MaxCount uint64
+	Bytes, MaxBytes uint64
+	RetryAfter      uint64 // seconds
+}
+
+func (d *quotaDetails) Fields() []Field {
+	return []Field{
+		{Key: "subject", Value: &d.Subject},
+		{Key: "count", Value: &d.Count}, {Key: "maxCount", Value: &d.MaxCount, Optional: true},
+		{Key: "bytes", Value: &d.Bytes}, {Key: "maxBytes", Value: &d.MaxBytes, Optional: true},
+		{Key: "retryAfter", Value: &d.RetryAfter},
+	}
+}
+
+// Quota is what somebody has offered on a day, and what they may; a maximum of zero bounds nothing.
+type Quota struct {
+	Count, MaxCount uint64 // pieces
+	Bytes, MaxBytes uint64 // padded bytes of pieces
+}
+
+// NewQuotaExceeded refuses an offer beyond what the subject (an agent, a space, a storefront, all newcomers) may offer in a day.
+func NewQuotaExceeded(subject string, q Quota, retryAfter time.Duration) *Failure {
+	return &Failure{Name: QuotaExceeded,
+		Details: &quotaDetails{subject, q.Count, q.MaxCount, q.Bytes, q.MaxBytes, seconds(retryAfter)},
+		Message: fmt.Sprintf("%s has offered %d pieces of %d padded bytes today: offer again in %s", subject, q.Count, q.Bytes, retryAfter.Round(time.Second))}
+}
+
+// RefusalDetails are the details of OfferRefused.
+type RefusalDetails struct {
+	// Score counts what was proven wrong, halving with time, in thousandths.
+	Score uint64
+	// Cause is the latest of it.
+	Cause string
+	// RetryAfter is in seconds: offers are taken again then, if nothing more is proven wrong.
+	RetryAfter uint64
+}
+
+func (d *RefusalDetails) Fields() []Field {
+	return []Field{{Key: "score", Value: &d.Score}, {Key: "cause", Value: &d.Cause}, {Key: "retryAfter", Value: &d.RetryAfter}}
+}
+
+// NewOfferRefused refuses what a subject offers because of what was proven of its earlier offers.
+func NewOfferRefused(subject string, score float64, cause string, retryAfter time.Duration) *Failure {
+	return &Failure{Name: OfferRefused, Details: &RefusalDetails{uint64(score * 1000), cause, seconds(retryAfter)},
+		Message: fmt.Sprintf("too much of what %s offered was proven wrong, the last time: %s; offer again in %s, or ask the operator",
+			subject, cause, retryAfter.Round(time.Second))}
+}
+
+func seconds(d time.Duration) uint64 { return uint64((d + time.Second - 1) / time.Second) }
 
 type contentDetails struct{ Content cid.Cid }
 

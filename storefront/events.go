@@ -33,6 +33,10 @@ type (
 		Key    store.Key `cbor:"k"` // the aggregate's row
 		Cursor string    `cbor:"c,omitzero"`
 	}
+	blameMessage struct {
+		Key    store.Key `cbor:"k"`
+		Cursor string    `cbor:"c,omitzero"` // among those who offered it too
+	}
 	sweepMessage struct {
 		Round uint64 `cbor:"r"`
 	}
@@ -49,6 +53,8 @@ var (
 	pullQueue       = store.NewQueue[aggregateMessage]("pull-aggregate")
 	dealtQueue      = store.NewQueue[walkMessage]("dealt")
 	sweepQueue      = store.NewQueue[sweepMessage]("sweep")
+	blameQueue      = store.NewQueue[blameMessage]("blame")
+	creditQueue     = store.NewQueue[pieceMessage]("credit")
 )
 
 // Handlers returns one handler per message queue. Each is safe to repeat, and to run beside itself.
@@ -64,6 +70,8 @@ func (s *Service) Handlers() map[string]store.Handler {
 		pullQueue.Name:       pullQueue.Handler(s.pullAggregate),
 		dealtQueue.Name:      dealtQueue.Handler(s.dealt),
 		sweepQueue.Name:      sweepQueue.Handler(s.sweep),
+		blameQueue.Name:      blameQueue.Handler(s.blame),
+		creditQueue.Name:     creditQueue.Handler(s.credit),
 	}
 }
 
@@ -99,7 +107,7 @@ func (s *Service) submitted(ctx context.Context, msg submitMessage) error {
 
 	p := store.Record[Piece]{Key: key, Value: Piece{
 		Piece: nb.Piece, Content: nb.Content, Nonce: nonce, Group: s.Group,
-		Offer: msg.Offer, Submit: r.Fork[0], Accept: r.Join,
+		Offer: msg.Offer, Agent: offer.Issuer.String(), Submit: r.Fork[0], Accept: r.Join,
 	}}
 	p.Value.enter(Submitted, time.UnixMilli(offer.At))
 	var fx store.Effects
@@ -114,6 +122,15 @@ func (s *Service) submitted(ctx context.Context, msg submitMessage) error {
 	by := store.Record[By]{Key: byKey(key, msg.Offer), Value: By{offer.Issuer.String(), offer.Resource(), offer.At}}
 	if _, err := s.by.Create(ctx, &by, store.Effects{}); err != nil {
 		return err
+	}
+	// First the offerer's row, then a look whether the pair is proven wrong: whoever proves it looks who offered after that, so one of the two
+	// sees the other.
+	again, err := s.pieces.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	if again.Value.State == Invalid {
+		return s.wrong(ctx, by.Value.Agent, msg.Offer, &again.Value)
 	}
 	return s.revive(ctx, key, offer.At)
 }

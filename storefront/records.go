@@ -36,10 +36,12 @@ type Piece struct {
 	// Nonce is the CID of the offer that carried a nonce, empty for all others.
 	Nonce string `cbor:"n,omitzero"`
 	State State  `cbor:"s"`
+	// Group is the group it is offered in to the aggregator, settled when it is validated.
 	Group string `cbor:"g"`
 
-	// Offer is the first offer of it; later offerers stand in by-rows.
+	// Offer is the first offer of it, Agent who invoked it; later offerers stand in by-rows.
 	Offer  cid.Cid `cbor:"o"`
+	Agent  string  `cbor:"oa,omitzero"`
 	Submit cid.Cid `cbor:"st"` // task filecoin/submit
 	Accept cid.Cid `cbor:"at"` // task filecoin/accept
 
@@ -89,8 +91,10 @@ type By struct {
 	At    int64  `cbor:"t"`
 }
 
+func byPartition(p store.Key) string { return "by/" + p.Partition + "/" + p.Sort }
+
 func byKey(p store.Key, offer cid.Cid) store.Key {
-	return store.Key{Partition: "by/" + p.Partition + "/" + p.Sort, Sort: offer.String()}
+	return store.Key{Partition: byPartition(p), Sort: offer.String()}
 }
 
 // Reference points from one row to another: content to its pieces, aggregate to its members.

@@ -14,6 +14,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/tasks"
 )
@@ -24,6 +25,10 @@ type Policy struct {
 	MayOffer func(with string) bool
 	// MaxPiece is the largest piece in padded bytes; half the largest aggregate is what an aggregator can place.
 	MaxPiece uint64
+	// Limits bound what is taken in per day.
+	Limits Limits
+	// Reputation says what follows for agents whose offers were proven wrong.
+	Reputation standing.Policy
 	// InfoToOfferersOnly restricts filecoin/info to agents and spaces that offered the piece.
 	InfoToOfferersOnly bool
 }
@@ -86,6 +91,7 @@ type Service struct {
 	aggregates store.Table[Aggregate]
 	claims     store.Table[Claim]
 	timers     store.Table[timer]
+	standings  *standing.Register
 }
 
 // step tells of a piece in another state.
@@ -122,6 +128,7 @@ func New(d Deps) (*Service, error) {
 		aggregates: store.NewTable[Aggregate](d.Store),
 		claims:     store.NewTable[Claim](d.Store),
 		timers:     store.NewTable[timer](d.Store),
+		standings:  standing.New(d.Store, d.Policy.Reputation, d.Now),
 	}, nil
 }
 
@@ -152,6 +159,9 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	}
 	if limit := s.Policy.MaxPiece; limit != 0 && nb.Piece.PaddedSize() > limit {
 		return nil, capabilities.NewPieceTooLarge(nb.Piece, limit)
+	}
+	if earlier, err := s.admit(ctx, inv, nb.Piece); err != nil || earlier != nil {
+		return earlier, err
 	}
 	nonce := inv.EffectNonce()
 	self := s.Signer.DID()
@@ -309,7 +319,7 @@ func (s *Service) checkOfferer(ctx context.Context, rows []store.Record[Piece], 
 		if t, ok := capabilities.FindTask(m, rec.Value.Offer); ok && (who[t.Issuer.String()] || who[t.Resource()]) {
 			return nil
 		}
-		for by, err := range s.by.All(ctx, "by/"+rec.Key.Partition+"/"+rec.Key.Sort, "") {
+		for by, err := range s.by.All(ctx, byPartition(rec.Key), "") {
 			if err != nil {
 				return err
 			}

@@ -122,8 +122,12 @@ func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capab
 	if v.Piece != p.Value.Piece {
 		return s.refuse(ctx, p, submit, fx, v)
 	}
+	group, credit, err := s.placeOf(ctx, p)
+	if err != nil {
+		return err
+	}
 	offer, err := capabilities.Invoke(s.Signer, s.Aggregator.DID, s.Aggregator.DID.String(),
-		&piececap.Offer{Piece: p.Value.Piece, Group: p.Value.Group}, s.Aggregator.Terms(s.Signer.DID(), submit.EffectNonce()))
+		&piececap.Offer{Piece: p.Value.Piece, Group: group}, s.Aggregator.Terms(s.Signer.DID(), submit.EffectNonce()))
 	if err != nil {
 		return err
 	}
@@ -138,7 +142,10 @@ func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capab
 			return store.ErrUnchanged
 		}
 		p.Value.enter(Validated, s.Now())
-		p.Value.SubmitReceipt, p.Value.Validation, p.Value.PieceOffer = conclusion, v.Task, offer.Link()
+		p.Value.SubmitReceipt, p.Value.Validation, p.Value.PieceOffer, p.Value.Group = conclusion, v.Task, offer.Link(), group
+		if credit {
+			creditQueue.Send(effects, pieceMessage{Key: p.Key})
+		}
 		pieceOfferQueue.Send(effects, pieceMessage{Key: p.Key})
 		equalsQueue.Send(effects, pieceMessage{Key: p.Key})
 		return nil
@@ -160,10 +167,11 @@ func (s *Service) refuse(ctx context.Context, p store.Record[Piece], submit capa
 	if err != nil {
 		return err
 	}
-	_, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], _ *store.Effects) error {
+	_, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], effects *store.Effects) error {
 		if p.Value.State != Submitted {
 			return store.ErrUnchanged
 		}
+		blameQueue.Send(effects, blameMessage{Key: p.Key})
 		p.Value.enter(Invalid, s.Now())
 		p.Value.Reason = capabilities.NewInvalidContentPiece(mismatch).Message
 		p.Value.Validation = v.Task

@@ -13,6 +13,10 @@ const (
 	AcceptAbility = "piece/accept"
 )
 
+// QuarantineSuffix ends the groups of pieces that a storefront wants apart from its other ones, because of who offered them: the aggregator gives
+// them a lane, and so aggregates, of their own.
+const QuarantineSuffix = "/quarantine"
+
 // Offer asks the aggregator to put a piece into an aggregate.
 type Offer struct {
 	Piece piece.Link

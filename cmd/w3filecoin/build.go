@@ -37,6 +37,7 @@ import (
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/roles/client"
 	"github.com/storacha/w3filecoin/source"
+	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/sqlite"
 	"github.com/storacha/w3filecoin/storefront"
@@ -293,7 +294,13 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 			return nil, nil, nil, err
 		}
 	}
-	policy := storefront.Policy{MaxPiece: uint64(cfg.MaxPiece), InfoToOfferersOnly: cfg.InfoToOfferersOnly}
+	limit := func(count uint64, size Size) standing.Limit { return standing.Limit{Count: count, Bytes: uint64(size)} }
+	policy := storefront.Policy{MaxPiece: uint64(cfg.MaxPiece), InfoToOfferersOnly: cfg.InfoToOfferersOnly, Reputation: cfg.Reputation.policy(),
+		Limits: storefront.Limits{
+			Agent:     limit(cfg.Limits.AgentCount, cfg.Limits.AgentSize),
+			Space:     limit(cfg.Limits.SpaceCount, cfg.Limits.SpaceSize),
+			Newcomers: limit(cfg.Limits.NewcomersCount, cfg.Limits.NewcomersSize),
+		}}
 	if len(cfg.Allow) > 0 && !cfg.Open {
 		policy.MayOffer = func(with string) bool { return slices.Contains(cfg.Allow, with) }
 	}
@@ -338,9 +345,10 @@ func (n *node) aggregator(driver store.Driver, log *slog.Logger) (roles.Service,
 		Signer: n.signers[aggregatorRole], Store: driver, Keys: n.keys, Dealer: peer,
 		Storefronts: func(did string) (aggregator.Storefront, bool) {
 			r, ok := known[did]
-			return aggregator.Storefront{Lane: r.Lane}, ok
+			return aggregator.Storefront{Lane: r.Lane, Limit: standing.Limit{Count: cfg.StorefrontCount, Bytes: uint64(cfg.StorefrontSize)}}, ok
 		},
-		Conn: conn, Ladder: n.cfg.ladder(), Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(aggregatorRole, n.log),
+		Reputation: cfg.Reputation.policy(),
+		Conn:       conn, Ladder: n.cfg.ladder(), Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(aggregatorRole, n.log),
 		Timing: aggregator.Timing{Budget: time.Duration(cfg.Budget), Pull: time.Duration(cfg.Pull)},
 	})
 	return s, nil, nil, err
@@ -427,6 +435,10 @@ func (n *node) compute(driver store.Driver, log *slog.Logger) (roles.Service, ma
 		parallel = runtime.GOMAXPROCS(0)
 	}
 	return s, nil, map[string]int{compute.QueueName: parallel}, err
+}
+
+func (r Reputation) policy() standing.Policy {
+	return standing.Policy{HalfLife: time.Duration(r.HalfLife), Quarantine: float64(r.Quarantine), Refuse: float64(r.Refuse)}
 }
 
 func hostOf(address string) string {

@@ -108,7 +108,28 @@ type StorefrontConfig struct {
 	Aggregator    Neighbour `toml:"aggregator"`
 	Compute       Neighbour `toml:"compute"`
 	// DealTracker names the provider of a deal in filecoin/info; optional, and without a proof.
-	DealTracker Neighbour `toml:"dealtracker"`
+	DealTracker Neighbour  `toml:"dealtracker"`
+	Limits      Limits     `toml:"limits"`
+	Reputation  Reputation `toml:"reputation"`
+}
+
+// Limits bound what a storefront takes in per UTC day: numbers of pieces, and their padded sizes together. Zero bounds nothing.
+type Limits struct {
+	AgentCount uint64 `toml:"agent_count"` // each agent
+	AgentSize  Size   `toml:"agent_size"`
+	SpaceCount uint64 `toml:"space_count"` // each space, other than an agent's own DID
+	SpaceSize  Size   `toml:"space_size"`
+	// Newcomers are all agents together that no piece has been validated of yet.
+	NewcomersCount uint64 `toml:"newcomers_count"`
+	NewcomersSize  Size   `toml:"newcomers_size"`
+}
+
+// Reputation says what follows for those whose offers were proven wrong.
+type Reputation struct {
+	HalfLife Duration `toml:"half_life"` // in which what was proven wrong counts half; 72h
+	// Quarantine and Refuse are how much of it leads to aggregates apart from others, and to refusal; 3 and 10, 0: never.
+	Quarantine uint64 `toml:"quarantine"`
+	Refuse     uint64 `toml:"refuse"`
 }
 
 // AggregatorConfig configures the aggregator.
@@ -121,6 +142,10 @@ type AggregatorConfig struct {
 	Pull        Duration     `toml:"pull"`
 	Storefronts []Registered `toml:"storefronts"`
 	Dealer      Neighbour    `toml:"dealer"`
+	// StorefrontCount and StorefrontSize bound what each storefront may offer per UTC day: pieces, and their padded sizes together; 0: nothing.
+	StorefrontCount uint64     `toml:"storefront_count"`
+	StorefrontSize  Size       `toml:"storefront_size"`
+	Reputation      Reputation `toml:"reputation"`
 }
 
 // DealerConfig configures the dealer.
@@ -224,6 +249,8 @@ func defaultConfig() Config {
 	c.Aggregator.Sizes = []Size{32 << 30}
 	c.Dealer.Sizes = []Size{32 << 30}
 	c.Storefront.MaxPiece = 16 << 30
+	c.Storefront.Reputation = Reputation{HalfLife: Duration(72 * time.Hour), Quarantine: 3, Refuse: 10}
+	c.Aggregator.Reputation = c.Storefront.Reputation
 	c.DealTracker.Network = "mainnet"
 	c.DealTracker.Confidence = "finalized"
 	c.Devnet.Listen = "127.0.0.1:8009"
@@ -349,6 +376,12 @@ func setValue(v reflect.Value, value string) error {
 			return fmt.Errorf("%q is neither true nor false", value)
 		}
 		v.SetBool(b)
+	case reflect.Uint64:
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			return fmt.Errorf("%q is not a number", value)
+		}
+		v.SetUint(n)
 	case reflect.Int, reflect.Int64:
 		n, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
@@ -443,6 +476,18 @@ func (c *Config) validate() error {
 		}
 		if n := uint64(c.Storefront.MaxPiece); n == 0 || n&(n-1) != 0 {
 			bad("storefront.max_piece: a padded piece size is a power of two, like 16GiB")
+		}
+	}
+	for _, rep := range []struct {
+		role string
+		Reputation
+	}{{storefrontRole, c.Storefront.Reputation}, {aggregatorRole, c.Aggregator.Reputation}} {
+		switch {
+		case !c.runs(rep.role):
+		case rep.HalfLife == 0:
+			bad("%s.reputation.half_life: it needs some time, like 72h", rep.role)
+		case rep.Refuse != 0 && rep.Quarantine > rep.Refuse:
+			bad("%s.reputation: quarantine comes before refusal, so quarantine = %d is at most refuse = %d", rep.role, rep.Quarantine, rep.Refuse)
 		}
 	}
 	if c.runs(aggregatorRole) {

@@ -17,6 +17,11 @@ data = "state"
 listen = "127.0.0.1:9001"
 allow = ["did:key:z6Mkon3Necd6NkkyfoGoHxid2znGc59LU3K7mubaRcFbLfLX"]
 max_piece = "2GiB"
+[storefront.limits]
+agent_count = 100
+newcomers_size = "1GiB"
+[storefront.reputation]
+refuse = 0
 [aggregator]
 sizes = ["4MiB", "4GiB"]
 budget = "90m"
@@ -28,7 +33,8 @@ rpc = "http://127.0.0.1:1234"
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := readConfig(file, []string{"W3FILECOIN_STOREFRONT_LISTEN=127.0.0.1:9100", "W3FILECOIN_DEALTRACKER_CLIENTS=f01, f02", "PATH=x"})
+	c, err := readConfig(file, []string{"W3FILECOIN_STOREFRONT_LISTEN=127.0.0.1:9100", "W3FILECOIN_DEALTRACKER_CLIENTS=f01, f02", "PATH=x",
+		"W3FILECOIN_STOREFRONT_LIMITS_SPACE_COUNT=7"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,6 +52,10 @@ rpc = "http://127.0.0.1:1234"
 		t.Errorf("aggregator: %+v", c.Aggregator)
 	case strings.Join(c.DealTracker.Clients, "+") != "f01+f02":
 		t.Errorf("clients: %q", c.DealTracker.Clients)
+	case c.Storefront.Limits != (Limits{AgentCount: 100, NewcomersSize: 1 << 30, SpaceCount: 7}):
+		t.Errorf("limits: %+v", c.Storefront.Limits)
+	case c.Storefront.Reputation != (Reputation{HalfLife: Duration(72 * time.Hour), Quarantine: 3}), c.Aggregator.Reputation.Refuse != 10:
+		t.Errorf("reputation: %+v, %+v", c.Storefront.Reputation, c.Aggregator.Reputation)
 	case c.Dealer.Listen != "127.0.0.1:8003":
 		t.Errorf("dealer listens on %s", c.Dealer.Listen)
 	}
@@ -73,6 +83,9 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 			c.DealTracker.RPC, c.DealTracker.Network = "http://127.0.0.1:8009", devnetName
 			c.Devnet.Epoch = 0
 		}, []string{"devnet.genesis", "devnet.epoch"}},
+		{"refused before quarantined", func(c *Config) {
+			c.Storefront.Reputation.Quarantine, c.Aggregator.Reputation.HalfLife = 20, 0
+		}, []string{"storefront.reputation", "quarantine = 20", "aggregator.reputation.half_life"}},
 		{"several", func(c *Config) {
 			c.Aggregator.Sizes = []Size{3}
 			c.Storefront.UploadToken = "short"

@@ -168,8 +168,8 @@ func (q *statusQuery) fetch(ctx context.Context) (*capabilities.Status, error) {
 	return s, nil
 }
 
-// standing is one line of a status: a piece or an aggregate.
-type standing struct {
+// statusLine is one line of a status: a piece or an aggregate.
+type statusLine struct {
 	cid       string
 	aggregate string // that the piece is in
 	deal      uint64
@@ -178,10 +178,10 @@ type standing struct {
 }
 
 // standings returns the lines of a status.
-func standings(s *capabilities.Status) []standing {
-	var list []standing
+func standings(s *capabilities.Status) []statusLine {
+	var list []statusLine
 	for _, p := range s.Pieces {
-		l := standing{cid: p.Piece, aggregate: p.Aggregate, deal: p.Deal, Waiting: p.Waiting}
+		l := statusLine{cid: p.Piece, aggregate: p.Aggregate, deal: p.Deal, Waiting: p.Waiting}
 		switch p.State {
 		case "dealt":
 			l.ended = true
@@ -194,14 +194,14 @@ func standings(s *capabilities.Status) []standing {
 		list = append(list, l)
 	}
 	for _, g := range s.Aggregates {
-		list = append(list, standing{cid: g.Aggregate, deal: g.Deal, Waiting: g.Waiting,
+		list = append(list, statusLine{cid: g.Aggregate, deal: g.Deal, Waiting: g.Waiting,
 			ended: g.State == "dealt" || g.State == "failed", failed: g.State == "failed"})
 	}
 	return list
 }
 
 func hasEnded(s *capabilities.Status) bool {
-	return !slices.ContainsFunc(standings(s), func(l standing) bool { return !l.ended })
+	return !slices.ContainsFunc(standings(s), func(l statusLine) bool { return !l.ended })
 }
 
 // verdict is the exit code of a status: 5 if all of it has ended and some of it in a failure.
@@ -223,7 +223,7 @@ func verdict(s *capabilities.Status) error {
 }
 
 // detail says in a line what there is to say besides the state.
-func (l standing) detail(short func(string) string) string {
+func (l statusLine) detail(short func(string) string) string {
 	var parts []string
 	if l.Reason != "" {
 		parts = append(parts, l.Reason)

@@ -1,0 +1,166 @@
+package storefront
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	piececap "github.com/storacha/w3filecoin/capabilities/piece"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/standing"
+	"github.com/storacha/w3filecoin/store"
+)
+
+// Limits bound what is taken in per UTC day; the zero Limits nothing.
+type Limits struct {
+	// Agent bounds each agent, and Space each resource that agents offer on, other than their own DID.
+	Agent, Space standing.Limit
+	// Newcomers bounds all agents together that have not had a piece validated yet: a new DID costs nothing, so limits of each do not bound many.
+	Newcomers standing.Limit
+}
+
+// Subjects of the storefront's register of standings.
+const newcomers = "newcomers"
+
+// AgentSubject is what an agent is called among the standings of a storefront.
+func AgentSubject(did string) string { return "agent/" + did }
+
+func spaceSubject(did string) string { return "space/" + did }
+
+// admit says whether an offer may be acknowledged: not beyond the limits, nor from an agent with too bad a standing. An offer that has been
+// acknowledged before has its receipt, whatever happened since.
+func (s *Service) admit(ctx context.Context, inv capabilities.Invocation, p piece.Link) (earlier *capabilities.Receipt, err error) {
+	agent := AgentSubject(inv.Issuer.String())
+	known, err := s.standings.Of(ctx, agent)
+	if err != nil {
+		return nil, err
+	}
+	limits := s.Policy.Limits
+	if known.Level != standing.Refused && limits == (Limits{}) {
+		return nil, nil
+	}
+	// Anybody can repeat an invocation of somebody else's. It must not take from what that one may offer.
+	if earlier, err = s.ledger.Receipt(ctx, inv.Link()); !errors.Is(err, store.ErrNotFound) {
+		return earlier, err
+	}
+	if known.Level == standing.Refused {
+		return nil, capabilities.NewOfferRefused(inv.Issuer.String(), known.Score, known.Cause, known.RetryAfter)
+	}
+	reserve := func(subject string, limit standing.Limit) error {
+		if limit.None() {
+			return nil
+		}
+		err := s.standings.Reserve(ctx, subject, inv.Link(), p.PaddedSize(), limit)
+		if over := (*standing.Exceeded)(nil); errors.As(err, &over) {
+			return capabilities.NewQuotaExceeded(subject, capabilities.Quota{Count: over.Used.Count, MaxCount: over.Limit.Count,
+				Bytes: over.Used.Bytes, MaxBytes: over.Limit.Bytes}, over.RetryAfter)
+		}
+		return err
+	}
+	if err := reserve(agent, limits.Agent); err != nil {
+		return nil, err
+	}
+	if space := inv.Resource(); space != inv.Issuer.String() {
+		if err := reserve(spaceSubject(space), limits.Space); err != nil {
+			return nil, err
+		}
+	}
+	if known.Right == 0 {
+		return nil, reserve(newcomers, limits.Newcomers)
+	}
+	return nil, nil
+}
+
+// blamePage is how many of those who offered a pair one message deals with.
+const blamePage = 100
+
+// blame notes with everybody who offered a pair that it was proven wrong.
+func (s *Service) blame(ctx context.Context, msg blameMessage) error {
+	p, err := s.pieces.Get(ctx, msg.Key)
+	if err != nil {
+		return err
+	}
+	if p.Value.State != Invalid {
+		return nil
+	}
+	if msg.Cursor == "" {
+		if err := s.wrong(ctx, p.Value.Agent, p.Value.Offer, &p.Value); err != nil {
+			return err
+		}
+	}
+	others, next, err := s.by.Query(ctx, byPartition(p.Key), "", msg.Cursor, blamePage)
+	if err != nil {
+		return err
+	}
+	for _, by := range others {
+		offer, err := cid.Parse(by.Key.Sort)
+		if err != nil {
+			return fmt.Errorf("row %s: %w", by.Key, err)
+		}
+		if err := s.wrong(ctx, by.Value.Agent, offer, &p.Value); err != nil {
+			return err
+		}
+	}
+	if next == "" {
+		return nil
+	}
+	// The row is rewritten as it is: only to send the message for the next page.
+	_, err = s.pieces.Update(ctx, msg.Key, func(_ *store.Record[Piece], fx *store.Effects) error {
+		blameQueue.Send(fx, blameMessage{Key: msg.Key, Cursor: next})
+		return nil
+	})
+	return err
+}
+
+// wrong notes with an agent that a pair it offered was proven wrong.
+func (s *Service) wrong(ctx context.Context, agent string, offer cid.Cid, p *Piece) error {
+	if agent == "" {
+		return nil // of a time when this was not kept
+	}
+	was, err := s.standings.Wrong(ctx, AgentSubject(agent), offer, p.Reason)
+	if err == nil {
+		s.Log.Warn("an offer was proven wrong", "agent", agent, "offer", offer, "content", p.Content, "piece", p.Piece, "validation", p.Validation,
+			"standing", was.Level.String(), "wrong", was.Wrong)
+	}
+	return err
+}
+
+// credit notes with the agent who offered a pair that it was proven right.
+func (s *Service) credit(ctx context.Context, msg pieceMessage) error {
+	p, err := s.pieces.Get(ctx, msg.Key)
+	if err != nil {
+		return err
+	}
+	return s.standings.Right(ctx, AgentSubject(p.Value.Agent), p.Value.Offer)
+}
+
+// placeOf says in which group a piece is offered that was found right: apart from others if all who offered it so far are to be kept apart. It also says
+// whether that it was right is worth noting with the agent.
+func (s *Service) placeOf(ctx context.Context, p store.Record[Piece]) (group string, credit bool, err error) {
+	first, err := s.standings.Of(ctx, AgentSubject(p.Value.Agent))
+	if err != nil {
+		return "", false, err
+	}
+	credit = first.Score > 0 || first.Right == 0 && !s.Policy.Limits.Newcomers.None()
+	if first.Level == standing.Good {
+		return s.Group, credit, nil
+	}
+	// Whoever has a bad standing could offer the pieces of others before they do, to have them kept apart.
+	others, _, err := s.by.Query(ctx, byPartition(p.Key), "", "", blamePage)
+	if err != nil {
+		return "", false, err
+	}
+	for _, by := range others {
+		other, err := s.standings.Of(ctx, AgentSubject(by.Value.Agent))
+		if err != nil {
+			return "", false, err
+		}
+		if other.Level == standing.Good {
+			return s.Group, credit, nil
+		}
+	}
+	return s.Group + piececap.QuarantineSuffix, credit, nil
+}
