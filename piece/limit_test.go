@@ -2,6 +2,7 @@ package piece
 
 import (
 	"errors"
+	"io"
 	"testing"
 )
 
@@ -40,4 +41,40 @@ func TestTooLarge(t *testing.T) {
 	if l, err := h.Sum(); err != nil || l.Root() != ZeroRoot(MaxHeight) || l.Height() != MaxHeight {
 		t.Errorf("32 GiB and a byte of zeros: %v, %v", l, err)
 	}
+}
+
+// TestReadTooLarge reads the last two chunks of 64 GiB of zeros, and then a byte more.
+func TestReadTooLarge(t *testing.T) {
+	for _, workers := range []int{1, 3} {
+		for _, more := range []int64{0, 1, chunkSize, 3 * chunkSize} {
+			h := Hasher{workers: workers}
+			h.tree.quads = 1<<(MaxHeight-MinHeight) - 2*chunkQuads
+			for k := chunkLog + 1; k < MaxHeight-MinHeight; k++ {
+				h.tree.nodes[k] = zeroRoots[k+MinHeight]
+			}
+			n, err := h.ReadFrom(io.LimitReader(zeros{}, 2*chunkSize+more))
+			if h.Size() > MaxPayloadSize {
+				t.Fatalf("%d bytes are in the tree", h.Size())
+			}
+			if more > 0 {
+				if !errors.Is(err, ErrTooLarge) {
+					t.Errorf("%d bytes too many, %d workers: %v", more, workers, err)
+				}
+				continue
+			}
+			if n != 2*chunkSize || err != nil {
+				t.Fatalf("the last two chunks, %d workers: %d, %v", workers, n, err)
+			}
+			if l, err := h.Sum(); err != nil || l.Root() != ZeroRoot(MaxHeight) || l.Padding() != 0 {
+				t.Errorf("64 GiB of zeros: %v, %v", l, err)
+			}
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
