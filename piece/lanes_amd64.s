@@ -3,7 +3,7 @@
 //go:build amd64 && !purego
 
 // Nodes of a piece's tree, 16 at a time, with AVX-512. See internal/gen/lanes.go for the reasons.
-// 
+//
 // A node in transposed form is eight registers; register w has word w of 16 nodes, one in each lane.
 
 #include "textflag.h"
@@ -117,7 +117,7 @@ GLOBL laneTop<>(SB), RODATA|NOPTR, $8
 
 // laneHash computes 16 nodes: in, Z0-Z15 are the words of the 16 messages; out, Z16-Z23 are the words of the
 // nodes. It uses Z0-Z15, Z24-Z31, CX and R10, and is called with no arguments.
-// 
+//
 // The loops hold 16 rounds: after 16 the eight state registers and the sixteen message registers have come back to
 // where they were. Loops, and not 128 rounds in a row, keep the code in the cache of decoded instructions.
 TEXT ·laneHash<>(SB), NOSPLIT, $0
@@ -1349,10 +1349,10 @@ second:
 	RET
 
 // func laneTreesVBMI2(dst *[16]Node, p *byte, quads int)
-// 
+//
 // dst[l] = the root of the tree over the quads from l*quads to (l+1)*quads at p, of 127 bytes each. quads is a
 // power of two, at most 256. It needs AVX-512 F, BW and VBMI2.
-// 
+//
 // SI is the next quad of lane 0, DX the distance of lanes, R8 three times that; R9 the stack of nodes, R11 its
 // current level; BX the number of the quad, R12 that of quads.
 TEXT ·laneTreesVBMI2(SB), 0, $5184-24
@@ -1376,7 +1376,8 @@ TEXT ·laneTreesVBMI2(SB), 0, $5184-24
 	PCALIGN $64
 quad:
 
-	// The first two leaves of each lane.
+	// The first two leaves of each lane. The second starts 2 bits before byte 32: the upper half moves up by 2 bits, which are
+	// those before it.
 	MOVQ SI, R13
 	VMOVDQU64 (R13), Z0
 	VPSHLDQ $0x02, -8(R13), Z0, K1, Z0
@@ -1520,7 +1521,8 @@ quad:
 	VMOVDQA64 Z22, 384(R9)
 	VMOVDQA64 Z23, 448(R9)
 
-	// The other two.
+	// The other two start 4 bits into byte 63 and 2 bits into byte 95: the halves move down by 4 and by 2 bits, and take in
+	// those of the word after.
 	MOVQ SI, R13
 	VMOVDQU64 laneShifts<>(SB), Z31
 	VMOVDQU64 63(R13), Z0
@@ -1778,10 +1780,10 @@ merge:
 	RET
 
 // func laneTreesF(dst *[16]Node, p *byte, quads int)
-// 
+//
 // dst[l] = the root of the tree over the quads from l*quads to (l+1)*quads at p, of 127 bytes each. quads is a
 // power of two, at most 256. It needs AVX-512 F and BW.
-// 
+//
 // SI is the next quad of lane 0, DX the distance of lanes, R8 three times that; R9 the stack of nodes, R11 its
 // current level; BX the number of the quad, R12 that of quads.
 TEXT ·laneTreesF(SB), 0, $5184-24
@@ -1805,7 +1807,8 @@ TEXT ·laneTreesF(SB), 0, $5184-24
 	PCALIGN $64
 quad:
 
-	// The first two leaves of each lane.
+	// The first two leaves of each lane. The second starts 2 bits before byte 32: the upper half moves up by 2 bits, which are
+	// those before it.
 	MOVQ SI, R13
 	VMOVDQU64 (R13), Z0
 	VMOVDQU64.Z -8(R13), K1, Z16
@@ -1997,7 +2000,8 @@ quad:
 	VMOVDQA64 Z22, 384(R9)
 	VMOVDQA64 Z23, 448(R9)
 
-	// The other two.
+	// The other two start 4 bits into byte 63 and 2 bits into byte 95: the halves move down by 4 and by 2 bits, and take in
+	// those of the word after.
 	MOVQ SI, R13
 	VMOVDQU64 laneShifts<>(SB), Z31
 	VMOVDQU64 laneShifts<>+64(SB), Z30
@@ -2288,7 +2292,7 @@ merge:
 	RET
 
 // func lanePairs(dst *[16]Node, src *[32]Node)
-// 
+//
 // dst[i] = the parent of src[2i] and src[2i+1]. All of src is read before dst is written.
 TEXT ·lanePairs(SB), NOSPLIT, $8-16
 	MOVQ dst+0(FP), DI

@@ -92,7 +92,7 @@ DATA shaTop<>+8(SB)/8, $0x3fffffffffffffff
 GLOBL shaTop<>(SB), RODATA|NOPTR, $16
 
 // func shaPairs(dst, src *Node, n int)
-// 
+//
 // dst[i] = the parent of src[2i] and src[2i+1], for n pairs. dst may be src: a pair is read before its parent is
 // written. It needs the SHA extensions, SSSE3 and SSE4.1.
 TEXT ·shaPairs(SB), NOSPLIT, $0-24

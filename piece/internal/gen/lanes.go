@@ -319,7 +319,8 @@ func (a *asm) subtree(name string, vbmi2 bool) {
 	a.op("KMOVW", "AX", "K2")
 
 	a.label("quad")
-	a.note("The first two leaves of each lane.")
+	a.note("The first two leaves of each lane. The second starts 2 bits before byte 32: the upper half moves up by 2 bits, which are\n" +
+		"\t// those before it.")
 	a.op("MOVQ", "SI", "R13")
 	a.rows(func(r int, at func(disp int) string) {
 		a.op("VMOVDQU64", at(0), z(r))
@@ -339,7 +340,8 @@ func (a *asm) subtree(name string, vbmi2 bool) {
 		a.op("VMOVDQA64", z(state+i), mem(64*i, "R9"))
 	}
 
-	a.note("The other two.")
+	a.note("The other two start 4 bits into byte 63 and 2 bits into byte 95: the halves move down by 4 and by 2 bits, and take in\n" +
+		"\t// those of the word after.")
 	a.op("MOVQ", "SI", "R13")
 	a.op("VMOVDQU64", "laneShifts<>(SB)", z(31))
 	if !vbmi2 {

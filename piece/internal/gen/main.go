@@ -54,7 +54,7 @@ func newFile(about string) *asm {
 // comment writes text, line by line, as comments that start a paragraph.
 func (a *asm) comment(text string) {
 	for line := range strings.Lines(strings.TrimSpace(text)) {
-		fmt.Fprintf(a, "// %s\n", strings.TrimSpace(line))
+		fmt.Fprintln(a, strings.TrimSpace("// "+strings.TrimSpace(line)))
 	}
 }
 
