@@ -2,9 +2,10 @@
 // piece, which a single Filecoin deal stores, with an index of them at its end.
 //
 // [Build] places pieces in the order given, each aligned to its own padded size, and computes the tree over them and
-// over the index. An [Aggregate] hands out an [InclusionProof] for each piece; [Verify] checks one against nothing but
-// the link of the piece and the link of the aggregate. A [Reader] presents the aggregate as the file that a storage
-// provider downloads.
+// over the index; a [Builder] gathers them one by one. An [Aggregate] hands out an [InclusionProof] for each piece;
+// [Verify] checks one against nothing but the link of the piece and the link of the aggregate, [VerifyAll] any number of
+// them, and [VerifyAggregate] all there is. A [Reader] presents the aggregate as the file that a storage provider
+// downloads.
 //
 // Pieces are placed as they come, and a piece larger than the one before leaves a gap before it. Sizes are powers of
 // two, so pieces in descending order of size leave none: see [SortDescending].

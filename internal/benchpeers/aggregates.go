@@ -85,8 +85,8 @@ func aggregates(ctx context.Context, w io.Writer) (any, error) {
 	fmt.Fprintf(w, `
 ### Aggregates of 32 GiB
 
-Medians, one core; verify is all proofs against the aggregate's link. Peak is the resident memory of a process that builds, makes every proof
-and verifies it once. Ratios are to %s. The limit is 4 hashes per piece, at the speed of one batch of 256 in cache.
+Medians of processor time, one core; verify is all proofs against the aggregate's link. Peak is the resident memory of a process that builds,
+makes every proof and verifies it once. Ratios are to %s. The limit is 4 hashes per piece, at the speed of one batch of 256 in cache.
 
 | pieces | implementation | build | all proofs | verify all | peak | build, of the limit |
 |---|---|---|---|---|---|---|
