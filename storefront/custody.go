@@ -16,6 +16,8 @@ type Content struct {
 	Length int64 // bytes
 	// URL is where the compute provider can read it.
 	URL string
+	// Places are where it lies, as far as that is known: "bucket:NAME", "region:NAME". The host of the URL is one more by itself.
+	Places []string
 }
 
 // Custody holds the content that pieces are validated for: bytes that nobody but the operator can change. A piece is only ever

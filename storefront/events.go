@@ -42,9 +42,12 @@ type (
 	}
 )
 
+// ValidateQueue is the queue of validations: how many of its messages are handled at a time is how many contents providers are asked about.
+const ValidateQueue = "validate"
+
 var (
 	submitQueue     = store.NewQueue[submitMessage]("submit")
-	validateQueue   = store.NewQueue[pieceMessage]("validate")
+	validateQueue   = store.NewQueue[pieceMessage](ValidateQueue)
 	computedQueue   = store.NewQueue[tasks.Arrival]("computed")
 	pieceOfferQueue = store.NewQueue[pieceMessage]("piece-offer")
 	equalsQueue     = store.NewQueue[pieceMessage]("equals")
@@ -156,6 +159,12 @@ func (s *Service) current(ctx context.Context, msg pieceMessage, state State) (s
 
 // wait leaves a piece where it is, with the reason and a later try of the same step.
 func (s *Service) wait(ctx context.Context, p store.Record[Piece], queue store.Queue[pieceMessage], first, limit time.Duration, reason string) error {
+	return s.waitWith(ctx, p, queue, first, limit, reason, func(*Piece) {})
+}
+
+// waitWith is wait with a further change of the row.
+func (s *Service) waitWith(ctx context.Context, p store.Record[Piece], queue store.Queue[pieceMessage], first, limit time.Duration, reason string,
+	change func(*Piece)) error {
 	state, try := p.Value.State, p.Value.Tries
 	_, err := s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], fx *store.Effects) error {
 		if p.Value.State != state || p.Value.Tries != try {
@@ -163,6 +172,7 @@ func (s *Service) wait(ctx context.Context, p store.Record[Piece], queue store.Q
 		}
 		next := s.Now().Add(tasks.Backoff(try+1, first, limit))
 		p.Value.wait(reason, next)
+		change(&p.Value)
 		queue.SendAt(fx, next, pieceMessage{Key: p.Key, Try: p.Value.Tries})
 		return nil
 	})

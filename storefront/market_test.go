@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,6 +37,8 @@ type market struct {
 	// groups are the groups that pieces were offered in to the aggregator.
 	groups map[piece.Link][]string
 	made   int
+	// places are where all content lies.
+	places []string
 }
 
 // item is some content with its piece.
@@ -59,7 +62,7 @@ func newMarket(t *testing.T, choose storetest.Chooser, change func(m *market, d 
 	deps := storefront.Deps{
 		Signer: m.self, Store: driver, Keys: chaintest.Keys{}, Custody: m, Now: m.clock, Log: slog.New(slog.DiscardHandler),
 		Aggregator: m.peer(chaintest.Key("aggregator"), piececap.OfferAbility, m.aggregate),
-		Compute:    honest.peer(),
+		Compute:    []storefront.Provider{{Peer: honest.peer()}},
 	}
 	if change != nil {
 		change(m, &deps)
@@ -95,7 +98,7 @@ func (m *market) Stat(_ context.Context, c cid.Cid) (storefront.Content, error) 
 	if !ok {
 		return storefront.Content{}, storefront.ErrNoContent
 	}
-	return storefront.Content{CID: c, Length: int64(len(i.bytes)), URL: "https://custody.example/" + c.String()}, nil
+	return storefront.Content{CID: c, Length: int64(len(i.bytes)), URL: "https://custody.example/" + c.String(), Places: m.places}, nil
 }
 
 // item makes content that no other call makes, in custody.
@@ -131,6 +134,7 @@ type computing struct {
 	signer capabilities.Signer
 	// answer is what it says of content: a piece, a failure, or the error of the connection. The truth if nil.
 	answer func(i item) (piece.Link, *capabilities.Failure, error)
+	mu     sync.Mutex
 	asked  []cid.Cid
 }
 
@@ -147,7 +151,9 @@ func (c *computing) execute(task capabilities.Task) (*capabilities.Message, erro
 	if err := task.Caveats(&nb); err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
 	c.asked = append(c.asked, nb.Content)
+	c.mu.Unlock()
 	i := c.m.contents[nb.Content]
 	link, failure, err := i.piece, (*capabilities.Failure)(nil), error(nil)
 	if c.answer != nil {

@@ -51,6 +51,8 @@ type Piece struct {
 	AcceptReceipt []byte       `cbor:"ar,omitzero"`
 	AcceptPacked  tasks.Packed `cbor:"ap,omitzero"`
 
+	// Asked are the compute providers that have taken its validation on, while it is submitted.
+	Asked       []Asked   `cbor:"as,omitzero"`
 	Validation  cid.Cid   `cbor:"v,omitzero"`  // task compute/piececid whose verdict was used
 	PieceOffer  cid.Cid   `cbor:"po,omitzero"` // task piece/offer
 	PieceAccept cid.Cid   `cbor:"pa,omitzero"` // task piece/accept
@@ -66,7 +68,7 @@ type Piece struct {
 }
 
 func (p *Piece) enter(s State, now time.Time) {
-	p.State, p.Reason, p.Tries, p.Next = s, "", 0, 0
+	p.State, p.Reason, p.Tries, p.Next, p.Asked = s, "", 0, 0, nil
 	if p.Times == nil {
 		p.Times = map[State]int64{}
 	}

@@ -41,6 +41,8 @@ type Timing struct {
 	ContentWindow time.Duration
 	// PeerRetry is the first pause before an unreachable role is asked again, doubling up to 10 minutes; 1 s.
 	PeerRetry time.Duration
+	// Patience is how long a compute provider may work on a piece before another one is asked as well; 30 minutes.
+	Patience time.Duration
 	// Pull is how long after a task was handed on its receipt is pulled, if it was not pushed; 30 minutes.
 	Pull time.Duration
 }
@@ -54,6 +56,7 @@ func (t Timing) withDefaults() Timing {
 	set(&t.ContentRetry, 2*time.Second)
 	set(&t.ContentWindow, 7*24*time.Hour)
 	set(&t.PeerRetry, time.Second)
+	set(&t.Patience, 30*time.Minute)
 	set(&t.Pull, 30*time.Minute)
 	return t
 }
@@ -66,7 +69,8 @@ type Deps struct {
 	// Group is the group that pieces are offered in; the storefront's DID, or that + "/" + a suffix.
 	Group      string
 	Aggregator capabilities.Peer
-	Compute    capabilities.Peer
+	// Compute are the providers that may be asked for the piece of content: the nearest one is, and another one if that cannot be reached or refuses.
+	Compute []Provider
 	// Tracker is asked who the provider of a deal is, for filecoin/info. Without one (no connection) it stays unnamed.
 	Tracker capabilities.Peer
 	Custody Custody
@@ -92,6 +96,7 @@ type Service struct {
 	claims     store.Table[Claim]
 	timers     store.Table[timer]
 	standings  *standing.Register
+	providers  []*provider
 }
 
 // step tells of a piece in another state.
@@ -108,7 +113,7 @@ func New(d Deps) (*Service, error) {
 		return nil, errors.New("storefront: no signer")
 	case d.Store == nil, d.Keys == nil, d.Custody == nil, d.Now == nil, d.Log == nil:
 		return nil, errors.New("storefront: store, keys, custody, clock and log are required")
-	case d.Aggregator.Conn == nil, d.Compute.Conn == nil:
+	case d.Aggregator.Conn == nil, len(d.Compute) == 0:
 		return nil, errors.New("storefront: an aggregator and a compute provider are required")
 	}
 	if d.Group == "" {
@@ -116,6 +121,10 @@ func New(d Deps) (*Service, error) {
 	}
 	d.Timing = d.Timing.withDefaults()
 	d.Parallel = max(d.Parallel, 1)
+	providers, err := newProviders(d.Compute)
+	if err != nil {
+		return nil, err
+	}
 	ledger := tasks.New(d.Store, d.Keys, d.Now, d.Log)
 	ledger.Parallel = d.Parallel
 	return &Service{
@@ -129,6 +138,7 @@ func New(d Deps) (*Service, error) {
 		claims:     store.NewTable[Claim](d.Store),
 		timers:     store.NewTable[timer](d.Store),
 		standings:  standing.New(d.Store, d.Policy.Reputation, d.Now),
+		providers:  providers,
 	}, nil
 }
 

@@ -64,7 +64,7 @@ func newShop(t *testing.T, policy storefront.Policy) *shop {
 	s.Service, err = storefront.New(storefront.Deps{
 		Signer: s.Storefront, Store: s.engine, Keys: s.Keys(), Custody: s, Policy: policy, Now: s.clock, Log: slog.New(slog.DiscardHandler),
 		Aggregator: peer(s.Aggregator, piececap.OfferAbility, s.aggregate),
-		Compute:    peer(s.Compute, computecap.PieceCIDAbility, s.compute),
+		Compute:    []storefront.Provider{{Peer: peer(s.Compute, computecap.PieceCIDAbility, s.compute)}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -5,16 +5,17 @@ import (
 	"errors"
 	"time"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/assert"
-	computecap "github.com/storacha/w3filecoin/capabilities/compute"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/tasks"
 )
 
-// validate computes the piece of the content's bytes near where they lie, and compares. Only that comparison ends the pair; content that
+// validate has the piece of the content's bytes computed near where they lie, and compares. Only that comparison ends the pair; content that
 // cannot be had makes it wait.
 func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 	p, ok, err := s.current(ctx, msg, Submitted)
@@ -45,59 +46,30 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 	if err != nil {
 		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
 	}
-	self := s.Signer.DID()
-	task, err := capabilities.Invoke(s.Signer, s.Compute.DID, s.Compute.DID.String(),
-		&computecap.PieceCID{Content: p.Value.Content}, s.Compute.Terms(self, nonce))
+	q, err := s.inquire(ctx, p.Key, &p.Value, nonce, content, s.providers, 1, func(a []answer) bool { return len(a) > 0 })
 	if err != nil {
 		return err
 	}
-	waiting, err := s.ledger.Await(ctx, task.Link(), &task, p.Key, computedQueue.Name, false)
+	if len(q.answers) == 0 {
+		return s.unanswered(ctx, p, q)
+	}
+	v, err := s.verified(ctx, p.Value.Content, q.answers[0])
 	if err != nil {
 		return err
 	}
-	var r *capabilities.Receipt
-	if waiting.Concluded {
-		m, err := waiting.Decode()
-		if err != nil {
-			return err
-		}
-		r = m.Receipt(task.Link())
-	} else {
-		claim, err := capabilities.Invoke(s.Signer, s.Compute.DID, self.String(), &assert.Location{
-			Content: assert.Content{Link: p.Value.Content}, Location: []string{content.URL},
-		}, capabilities.Terms{Expiration: s.Now().Add(time.Hour)})
-		if err != nil {
-			return err
-		}
-		var conclusion *capabilities.Message
-		r, conclusion, err = s.ledger.Execute(ctx, s.Compute.Conn, task, claim.Block())
-		if err != nil {
-			return s.wait(ctx, p, validateQueue, s.Timing.PeerRetry, 10*time.Minute, s.waitingFor("validation", s.Compute, err))
-		}
-		if r.Out.Error == nil {
-			if err := s.ledger.Keep(ctx, task.Link(), conclusion); err != nil {
-				return err
-			}
-		}
+	return s.judge(ctx, p, submit, v)
+}
+
+// verified keeps the verdict of a provider that is trusted to have read the bytes.
+func (s *Service) verified(ctx context.Context, content cid.Cid, a answer) (Verdict, error) {
+	fresh := Verdict{Piece: a.piece, Task: a.task, Provider: a.provider, At: s.Now().UnixMilli()}
+	v := store.Record[Verdict]{Key: verdictKey(content), Value: fresh}
+	created, err := s.verdicts.Create(ctx, &v, store.Effects{})
+	if err == nil && !created && v.Value.Piece != a.piece {
+		s.Log.Error("two verdicts differ for one content", "content", content, "piece", v.Value.Piece, "provider", v.Value.Provider,
+			"other", a.piece, "by", a.provider, "task", a.task)
 	}
-	var computed computecap.PieceCIDOK
-	if err := capabilities.ReadResult(r.Out, &computed); err != nil {
-		// Not found, or not supported by this provider: nothing is proven about the pair.
-		if s.Now().Sub(time.UnixMilli(p.Value.Times[Submitted])) >= s.Timing.ContentWindow {
-			return s.expire(ctx, p.Key)
-		}
-		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
-	}
-	v := store.Record[Verdict]{Key: verdictKey(p.Value.Content), Value: Verdict{
-		Piece: computed.Piece, Task: task.Link(), Provider: s.Compute.DID.String(), At: s.Now().UnixMilli()}}
-	fresh := v.Value
-	if created, err := s.verdicts.Create(ctx, &v, store.Effects{}); err != nil {
-		return err
-	} else if !created && v.Value.Piece != computed.Piece {
-		s.Log.Error("two verdicts differ for one content", "content", p.Value.Content, "piece", v.Value.Piece, "provider", v.Value.Provider,
-			"other", computed.Piece, "by", s.Compute.DID, "task", task.Link())
-	}
-	return s.judge(ctx, p, submit, fresh)
+	return fresh, err
 }
 
 func (s *Service) expire(ctx context.Context, key store.Key) error {

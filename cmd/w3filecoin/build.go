@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -284,9 +285,13 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	provider, err := n.peer(computeRole, storefrontRole, computecap.PieceCIDAbility, cfg.Compute)
+	providers, err := n.providers()
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	asked := 0
+	for _, p := range providers {
+		asked += p.Parallel
 	}
 	var tracker capabilities.Peer
 	if n.cfg.runs(dealtrackerRole) || cfg.DealTracker.URL != "" {
@@ -305,7 +310,7 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		policy.MayOffer = func(with string) bool { return slices.Contains(cfg.Allow, with) }
 	}
 	s, err := storefront.New(storefront.Deps{
-		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: provider, Tracker: tracker,
+		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: providers, Tracker: tracker,
 		Custody: custody, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
@@ -328,7 +333,31 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		}
 		routes["/upload/"] = upload
 	}
-	return s, routes, nil, nil
+	return s, routes, map[string]int{storefront.ValidateQueue: asked}, nil
+}
+
+// providers returns the compute providers that the storefront may ask: the one of this process, or configured in its place, and the further ones.
+func (n *node) providers() (list []storefront.Provider, err error) {
+	cfg := n.cfg.Storefront
+	add := func(p Provider, peer capabilities.Peer) {
+		const parallel = 8
+		list = append(list, storefront.Provider{Peer: peer, Near: p.Near, Parallel: cmp.Or(p.Parallel, parallel)})
+	}
+	if n.cfg.runs(computeRole) || cfg.Compute.URL != "" {
+		peer, err := n.peer(computeRole, storefrontRole, computecap.PieceCIDAbility, cfg.Compute.Neighbour)
+		if err != nil {
+			return nil, err
+		}
+		add(cfg.Compute, peer)
+	}
+	for _, p := range cfg.Providers {
+		peer, err := n.remote("providers", storefrontRole, computecap.PieceCIDAbility, p.Neighbour)
+		if err != nil {
+			return nil, err
+		}
+		add(p, peer)
+	}
+	return list, nil
 }
 
 // maxPayload is how many bytes of content fit a piece of a padded size.
@@ -460,6 +489,11 @@ func (n *node) peer(name, of, can string, remote Neighbour) (capabilities.Peer, 
 		p.Proofs = []capabilities.Delegation{d}
 		return p, err
 	}
+	return n.remote(name, of, can, remote)
+}
+
+// remote returns a neighbour in another process, as configured.
+func (n *node) remote(name, of, can string, remote Neighbour) (capabilities.Peer, error) {
 	did, err := wire.ParseDID(remote.DID)
 	if err != nil {
 		return capabilities.Peer{}, fmt.Errorf("%s.%s.did: %w", of, name, err)

@@ -77,6 +77,15 @@ type Neighbour struct {
 	Proof string `toml:"proof"`
 }
 
+// Provider is a compute provider that a storefront may ask.
+type Provider struct {
+	Neighbour
+	// Near are the places it is near to: "bucket:NAME", "region:NAME", "host:NAME".
+	Near []string `toml:"near"`
+	// Parallel is how many contents it is asked about at a time; 8.
+	Parallel int `toml:"parallel"`
+}
+
 // Registered is a role that may invoke on this one. Receipts are pushed to its URL; without one it has to pull them.
 type Registered struct {
 	DID  string `toml:"did"`
@@ -106,7 +115,9 @@ type StorefrontConfig struct {
 	ContentWindow Duration  `toml:"content_window"`
 	Pull          Duration  `toml:"pull"` // when receipts that were not pushed are pulled; 30m
 	Aggregator    Neighbour `toml:"aggregator"`
-	Compute       Neighbour `toml:"compute"`
+	// Compute is the compute provider of this process, or the only one; Providers are further ones.
+	Compute   Provider   `toml:"compute"`
+	Providers []Provider `toml:"providers"`
 	// DealTracker names the provider of a deal in filecoin/info; optional, and without a proof.
 	DealTracker Neighbour  `toml:"dealtracker"`
 	Limits      Limits     `toml:"limits"`
@@ -303,6 +314,9 @@ func readConfig(file string, environ []string) (Config, error) {
 		for _, p := range c.paths() {
 			*p = beside(file, *p)
 		}
+		for i := range c.Storefront.Providers {
+			c.Storefront.Providers[i].Proof = beside(file, c.Storefront.Providers[i].Proof)
+		}
 		for i := range c.Storefront.Directories {
 			c.Storefront.Directories[i] = beside(file, c.Storefront.Directories[i])
 		}
@@ -462,7 +476,24 @@ func (c *Config) validate() error {
 	}
 	if c.runs(storefrontRole) {
 		neighbour("storefront.aggregator", aggregatorRole, c.Storefront.Aggregator, true)
-		neighbour("storefront.compute", computeRole, c.Storefront.Compute, true)
+		if len(c.Storefront.Providers) == 0 || c.Storefront.Compute.Neighbour != (Neighbour{}) {
+			neighbour("storefront.compute", computeRole, c.Storefront.Compute.Neighbour, true)
+		}
+		for i, p := range c.Storefront.Providers {
+			if p.DID == "" || p.URL == "" || p.Proof == "" {
+				bad("storefront.providers: number %d needs did, url and proof", i+1)
+			}
+		}
+		for _, p := range append(slices.Clone(c.Storefront.Providers), c.Storefront.Compute) {
+			if p.Parallel < 0 {
+				bad("storefront.providers: parallel = %d is no number of contents", p.Parallel)
+			}
+			for _, place := range p.Near {
+				if kind, name, _ := strings.Cut(place, ":"); !slices.Contains([]string{"bucket", "region", "host"}, kind) || name == "" {
+					bad("storefront.providers: near = %q is none of bucket:NAME, region:NAME, host:NAME", place)
+				}
+			}
+		}
 		if len(c.Storefront.Allow) == 0 && !c.Storefront.Open && !loopback(c.Storefront.Listen) {
 			bad("storefront.allow: list who may offer content (spaces or agents), or set storefront.open to admit everybody")
 		}

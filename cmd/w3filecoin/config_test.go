@@ -17,6 +17,12 @@ data = "state"
 listen = "127.0.0.1:9001"
 allow = ["did:key:z6Mkon3Necd6NkkyfoGoHxid2znGc59LU3K7mubaRcFbLfLX"]
 max_piece = "2GiB"
+[[storefront.providers]]
+did = "did:web:compute.example"
+url = "https://compute.example"
+proof = "compute.ucan"
+near = ["region:us-east-1"]
+parallel = 3
 [storefront.limits]
 agent_count = 100
 newcomers_size = "1GiB"
@@ -52,6 +58,8 @@ rpc = "http://127.0.0.1:1234"
 		t.Errorf("aggregator: %+v", c.Aggregator)
 	case strings.Join(c.DealTracker.Clients, "+") != "f01+f02":
 		t.Errorf("clients: %q", c.DealTracker.Clients)
+	case len(c.Storefront.Providers) != 1 || c.Storefront.Providers[0].Proof != filepath.Join(dir, "compute.ucan") || c.Storefront.Providers[0].Parallel != 3:
+		t.Errorf("providers: %+v", c.Storefront.Providers)
 	case c.Storefront.Limits != (Limits{AgentCount: 100, NewcomersSize: 1 << 30, SpaceCount: 7}):
 		t.Errorf("limits: %+v", c.Storefront.Limits)
 	case c.Storefront.Reputation != (Reputation{HalfLife: Duration(72 * time.Hour), Quarantine: 3}), c.Aggregator.Reputation.Refuse != 10:
@@ -86,6 +94,9 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 		{"refused before quarantined", func(c *Config) {
 			c.Storefront.Reputation.Quarantine, c.Aggregator.Reputation.HalfLife = 20, 0
 		}, []string{"storefront.reputation", "quarantine = 20", "aggregator.reputation.half_life"}},
+		{"half a provider", func(c *Config) {
+			c.Storefront.Providers = []Provider{{Neighbour: Neighbour{DID: "did:web:compute.example"}, Near: []string{"us-east-1"}, Parallel: -1}}
+		}, []string{"storefront.providers", "did, url and proof", `"us-east-1"`, "parallel = -1"}},
 		{"several", func(c *Config) {
 			c.Aggregator.Sizes = []Size{3}
 			c.Storefront.UploadToken = "short"

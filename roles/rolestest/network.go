@@ -189,7 +189,7 @@ func (n *Network) service(r *Role, driver store.Driver) (roles.Service, error) {
 	case strings.HasPrefix(r.Name, "storefront"):
 		return storefront.New(storefront.Deps{
 			Signer: r.Signer, Store: driver, Keys: n.keys(), Aggregator: n.peer("aggregator", r, piececap.OfferAbility),
-			Compute: n.peer("compute", r, computecap.PieceCIDAbility), Tracker: n.peer("dealtracker", r, ""), Custody: n.World, Now: n.Now, Log: log,
+			Compute: []storefront.Provider{{Peer: n.peer("compute", r, computecap.PieceCIDAbility)}}, Tracker: n.peer("dealtracker", r, ""), Custody: n.World, Now: n.Now, Log: log,
 			Policy: storefront.Policy{MaxPiece: n.Ladder.MaxPiece()},
 		})
 	case r.Name == "aggregator":
