@@ -1,9 +1,9 @@
 GO ?= go
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
 
-.PHONY: help build demo test race soak interop mutants lint fuzz bench bench-code bench-peers ci
+.PHONY: help build demo test race soak test-s3 interop mutants lint fuzz bench bench-code bench-peers ci
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 build: ## build ./bin/w3filecoin
 	$(GO) build -trimpath -o bin/w3filecoin ./cmd/w3filecoin
@@ -19,6 +19,13 @@ race: ## the same under the race detector
 
 soak: ## what takes too long for the gate: 20,000 simulated networks, 1,000 pieces, 100 crashes, a full disk, fuzzing, mutants; an hour
 	bash .ci/soak
+
+VERSITYGW = $(CURDIR)/run/bin/versitygw
+$(VERSITYGW):
+	GOBIN=$(dir $(VERSITYGW)) GOFLAGS= $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+test-s3: $(VERSITYGW) ## sources, custody, validation, resolver and provider with a real S3-compatible server, installed into run/bin
+	W3FILECOIN_VERSITYGW=$(VERSITYGW) $(GO) test -count=1 -timeout 5m -v -run '^(TestServer|TestBuckets)$$' ./source/s3 ./cmd/w3filecoin
 
 interop: build ## with the published JavaScript packages, both ways; needs Node 20
 	cd interop && npm ci --ignore-scripts --no-progress && npm test

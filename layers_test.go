@@ -54,6 +54,8 @@ var layers = map[string]layer{
 		why: "the runtime serves any role on any engine"},
 	"source": {may: []string{"compute", "storefront", "standing", "capabilities/...", "store", "tasks", "piece", "segment", "wire/..."}, network: true, never: servers,
 		why: "it reads bytes for the roles that say what they need"},
+	"source/s3": {may: []string{"source", "compute", "storefront", "standing", "capabilities/...", "store", "tasks", "piece", "segment", "wire/..."},
+		network: true, never: []string{"database/sql", "modernc.org/..."}, why: "it is a place of content, and alone in knowing the store's SDK"},
 	"resolver": {may: []string{"piece", "segment", "source", "compute", "storefront", "standing", "capabilities/...", "store", "tasks", "wire/..."},
 		network: true, never: servers, why: "it says where content is"},
 	"chain": {may: []string{"dealtracker", "capabilities/...", "store", "tasks", "piece", "segment", "wire/..."}, network: true, never: servers,

@@ -27,9 +27,8 @@ type Contents interface {
 
 // Locator knows where content is served that the service answers for. *source.Custody implements it.
 type Locator interface {
-	// Locate returns an address of the content and its length in bytes. The error wraps source.ErrNoContent if there is
-	// none.
-	Locate(ctx context.Context, content cid.Cid) (url string, length int64, err error)
+	// Locate returns where everybody can read the content. The error wraps source.ErrNoContent if it is nowhere.
+	Locate(ctx context.Context, content cid.Cid) (source.Location, error)
 }
 
 const (
@@ -57,7 +56,7 @@ type Config struct {
 	Contents Contents // required
 	Locator  Locator  // required
 
-	// TTL is how long a redirect is remembered; 0 means DefaultTTL. A redirect to content that has left the custody is
+	// TTL is how long it is remembered where something is; 0 means DefaultTTL. A redirect to content that has left the custody is
 	// given out for that long.
 	TTL time.Duration
 	// MissTTL is how long it is remembered that a piece or content is not there; 0 means DefaultMissTTL.
@@ -85,7 +84,8 @@ type Config struct {
 //	503  the look-up failed; Retry-After
 //
 // Every refusal has the body {"name", "message"}. The query parameter expires is how many seconds the client means to
-// use the address. Addresses in custody do not expire, so it only shortens how long the redirect may be cached.
+// use the address, MaxExpires if it is not said: an address that is signed works for that long, and the redirect may be
+// cached for half of it. Other addresses do not expire.
 func New(cfg Config) (http.Handler, error) {
 	if cfg.Contents == nil || cfg.Locator == nil {
 		return nil, errors.New("resolver: Contents and Locator are required")
@@ -110,15 +110,15 @@ func New(cfg Config) (http.Handler, error) {
 	}
 	return &resolver{
 		cfg:    cfg,
-		hits:   newCache(cfg.CacheSize, cfg.TTL),
-		misses: newCache(max(1, cfg.CacheSize/missShare), cfg.MissTTL),
+		hits:   newCache[source.Location](cfg.CacheSize, cfg.TTL),
+		misses: newCache[string](max(1, cfg.CacheSize/missShare), cfg.MissTTL),
 	}, nil
 }
 
 type resolver struct {
 	cfg    Config
-	hits   *cache // address by binary CID
-	misses *cache // why there is none
+	hits   *cache[source.Location] // by binary CID
+	misses *cache[string]          // why there is none
 }
 
 func (s *resolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -132,19 +132,33 @@ func (s *resolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	maxAge, err := s.maxAge(r.URL.RawQuery)
+	expires, err := parseExpires(r.URL.RawQuery)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
-	location, err := s.resolve(r.Context(), n)
+	at, err := s.resolve(r.Context(), n)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
+	}
+	s.redirect(w, r, at, expires)
+}
+
+// redirect sends a client to where something is.
+func (s *resolver) redirect(w http.ResponseWriter, r *http.Request, at source.Location, expires time.Duration) {
+	location, err := at.Sign(r.Context(), expires)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	maxAge := min(s.cfg.TTL, expires)
+	if at.Expires { // whoever takes it from a cache has half of its life left at least
+		maxAge = min(s.cfg.TTL, expires/2)
 	}
 	h := w.Header()
 	h.Set("Location", location)
-	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(maxAge))
+	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(maxAge/time.Second)))
 	h.Set("Content-Length", "0")
 	w.WriteHeader(http.StatusFound)
 }
@@ -163,59 +177,64 @@ func (n name) key() string {
 	return n.content.KeyString()
 }
 
-// resolve returns the address of what n names.
-func (s *resolver) resolve(ctx context.Context, n name) (string, error) {
-	key, now := n.key(), s.cfg.Now()
-	if location, ok := s.hits.get(key, now); ok {
-		return location, nil
+// resolve returns where that is what n names.
+func (s *resolver) resolve(ctx context.Context, n name) (source.Location, error) {
+	return s.remember(n.key(), func() (source.Location, error) { return s.lookUp(ctx, n) })
+}
+
+// remember returns what is remembered by the key, or looks it up.
+func (s *resolver) remember(key string, lookUp func() (source.Location, error)) (source.Location, error) {
+	now := s.cfg.Now()
+	if at, ok := s.hits.get(key, now); ok {
+		return at, nil
 	}
 	if message, ok := s.misses.get(key, now); ok {
-		return "", notFound(message)
+		return source.Location{}, notFound(message)
 	}
-	location, err := s.lookUp(ctx, n)
+	at, err := lookUp()
 	if err == nil {
-		s.hits.put(key, location, now)
-		return location, nil
+		s.hits.put(key, at, now)
+		return at, nil
 	}
 	if miss := (*refusal)(nil); errors.As(err, &miss) {
 		s.misses.put(key, miss.message, now)
 	}
-	return "", err
+	return source.Location{}, err
 }
 
-func (s *resolver) lookUp(ctx context.Context, n name) (string, error) {
+func (s *resolver) lookUp(ctx context.Context, n name) (at source.Location, err error) {
 	if !n.piece.Defined() {
-		location, _, err := s.cfg.Locator.Locate(ctx, n.content)
+		at, err = s.cfg.Locator.Locate(ctx, n.content)
 		if errors.Is(err, source.ErrNoContent) {
-			return "", notFound("this service does not hold the content " + n.content.String())
+			return at, notFound("this service does not hold the content " + n.content.String())
 		}
-		return location, err
+		return at, err
 	}
 	contents, err := s.cfg.Contents.ContentOf(ctx, n.piece)
 	if err != nil {
-		return "", fmt.Errorf("looking up contents of piece %s: %w", n.piece, err)
+		return at, fmt.Errorf("looking up contents of piece %s: %w", n.piece, err)
 	}
 	if len(contents) == 0 {
-		return "", notFound("no content is known for the piece " + n.piece.String())
+		return at, notFound("no content is known for the piece " + n.piece.String())
 	}
 	var failed error
 	for _, content := range contents {
-		location, length, err := s.cfg.Locator.Locate(ctx, content)
+		at, err := s.cfg.Locator.Locate(ctx, content)
 		switch {
-		case err == nil && fits(n.piece, length):
-			return location, nil
+		case err == nil && fits(n.piece, at.Length):
+			return at, nil
 		case err == nil:
 			// Somebody has changed a file behind the service's back: its bytes cannot be the piece.
 			s.cfg.Log.ErrorContext(ctx, "content in custody has another length than its piece",
-				"piece", n.piece.String(), "content", content.String(), "length", length)
+				"piece", n.piece.String(), "content", content.String(), "length", at.Length)
 		case !errors.Is(err, source.ErrNoContent):
 			failed = errors.Join(failed, fmt.Errorf("locating content of piece %s: %w", n.piece, err))
 		}
 	}
 	if failed != nil {
-		return "", failed
+		return at, failed
 	}
-	return "", notFound("the content of the piece " + n.piece.String() + " is not held here any more")
+	return at, notFound("the content of the piece " + n.piece.String() + " is not held here any more")
 }
 
 // fits reports whether content of that length can have the piece: its padded size is the piece's. The padding that the
@@ -228,24 +247,24 @@ func fits(p piece.Link, length int64) bool {
 	return err == nil && size == p.PaddedSize()
 }
 
-// maxAge returns for how many seconds the redirect may be cached.
-func (s *resolver) maxAge(query string) (int, error) {
-	maxAge := int(s.cfg.TTL / time.Second)
+// parseExpires returns for how long the client means to use an address.
+func parseExpires(query string) (time.Duration, error) {
+	const most = MaxExpires * time.Second
 	if query == "" {
-		return maxAge, nil
+		return most, nil
 	}
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return 0, badRequest("InvalidQuery", "the query cannot be parsed")
 	}
 	if !values.Has("expires") {
-		return maxAge, nil
+		return most, nil
 	}
 	expires, err := strconv.ParseUint(values.Get("expires"), 10, 32)
 	if err != nil || expires < 1 || expires > MaxExpires || len(values["expires"]) > 1 {
 		return 0, badRequest("InvalidQuery", fmt.Sprintf("expires is not a number of seconds from 1 to %d", MaxExpires))
 	}
-	return min(maxAge, int(expires)), nil
+	return time.Duration(expires) * time.Second, nil
 }
 
 // parsePath returns what a path names.

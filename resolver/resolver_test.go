@@ -75,15 +75,15 @@ func (w *world) ContentOf(_ context.Context, p piece.Link) ([]cid.Cid, error) {
 	return w.contents[p], w.err
 }
 
-func (w *world) Locate(_ context.Context, c cid.Cid) (string, int64, error) {
+func (w *world) Locate(_ context.Context, c cid.Cid) (source.Location, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked++
 	length, ok := w.located[c.String()]
 	if w.err == nil && !ok {
-		return "", 0, fmt.Errorf("%s: %w", c, source.ErrNoContent)
+		return source.Location{}, fmt.Errorf("%s: %w", c, source.ErrNoContent)
 	}
-	return "https://custody.example/content/" + c.String(), length, w.err
+	return source.At("https://custody.example/content/"+c.String(), length), w.err
 }
 
 func (w *world) set(f func(*world)) {
@@ -336,9 +336,9 @@ type brokenFor struct {
 	content string
 }
 
-func (b brokenFor) Locate(ctx context.Context, c cid.Cid) (string, int64, error) {
+func (b brokenFor) Locate(ctx context.Context, c cid.Cid) (source.Location, error) {
 	if c.String() == b.content {
-		return "", 0, errors.New("disk failure")
+		return source.Location{}, errors.New("disk failure")
 	}
 	return b.world.Locate(ctx, c)
 }
@@ -411,7 +411,7 @@ func TestMissesPushNothingOut(t *testing.T) {
 
 func TestCache(t *testing.T) {
 	now := time.Unix(0, 0)
-	c := newCache(2, time.Second)
+	c := newCache[string](2, time.Second)
 	c.put("a", "1", now)
 	c.put("b", "2", now)
 	if v, ok := c.get("a", now); v != "1" || !ok { // a is now the more recent

@@ -62,5 +62,5 @@ func ParseContent(s string) (cid.Cid, error) {
 
 var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// hashName is the multihash of content as text: multibase base32, 56 characters that start with "bciq".
-func hashName(c cid.Cid) string { return "b" + base32Lower.EncodeToString(c.Hash()) }
+// MultihashName is the multihash of content as text: multibase base32, 56 characters that start with "bciq".
+func MultihashName(content cid.Cid) string { return "b" + base32Lower.EncodeToString(content.Hash()) }

@@ -108,7 +108,7 @@ func FuzzParseContent(f *testing.F) {
 		if err != nil || again != c {
 			t.Fatalf("%q: %s parses to %s, %v", s, c, again, err)
 		}
-		if name := hashName(c); len(name) != 56 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+		if name := MultihashName(c); len(name) != 56 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz234567") != "" {
 			t.Fatalf("%q: file name %q", s, name)
 		}
 	})

@@ -19,21 +19,21 @@ const contentPath = "/content/"
 // ErrNoContent means that content is not in custody. It is storefront.ErrNoContent.
 var ErrNoContent = storefront.ErrNoContent
 
-// A Custody is the content that the service answers for: its uploads and the operator's directories. It implements
-// storefront.Custody. Safe for concurrent use.
+// A Custody is the content that the service answers for: its uploads, and the operator's directories and buckets. It
+// implements storefront.Custody. Safe for concurrent use.
 type Custody struct {
-	base string // without a slash at the end
-	dirs []*Dir
+	base   string // without a slash at the end
+	places []Place
 }
 
 var _ storefront.Custody = (*Custody)(nil)
 
-// NewCustody returns the custody of the given directories. Content that several hold is read from the first, so uploads
+// NewCustody returns the custody of the given places. Content that several hold is read from the first, so uploads
 // come first; new content goes to the first that is not read-only.
 //
 // base is the public address under which [NewContentHandler] is reached, such as https://storefront.example: content
 // lies at base/content/{cid}. Compute providers and storage providers are sent there.
-func NewCustody(base string, dirs ...*Dir) (*Custody, error) {
+func NewCustody(base string, places ...Place) (*Custody, error) {
 	u, err := url.Parse(base)
 	if err != nil {
 		return nil, fmt.Errorf("public address of the custody: %w", err)
@@ -41,18 +41,18 @@ func NewCustody(base string, dirs ...*Dir) (*Custody, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("public address of the custody: %q is not http(s)://host[:port][/path]", u.Redacted())
 	}
-	if len(dirs) == 0 {
+	if len(places) == 0 {
 		return nil, errors.New("a custody needs at least one directory")
 	}
-	return &Custody{base: strings.TrimRight(u.String(), "/"), dirs: dirs}, nil
+	return &Custody{base: strings.TrimRight(u.String(), "/"), places: places}, nil
 }
 
 // Stat returns the length of the content and where it is served. The error wraps [ErrNoContent] if it is in no
-// directory, and for a CID that is no content CID also [ErrUnsupported].
+// place, and for a CID that is no content CID also [ErrUnsupported].
 func (c *Custody) Stat(ctx context.Context, content cid.Cid) (storefront.Content, error) {
 	var length int64
-	_, err := c.first(content, func(d *Dir) (err error) {
-		length, err = d.Stat(ctx, content)
+	_, err := c.first(content, func(p Place) (err error) {
+		length, err = p.Stat(ctx, content)
 		return err
 	})
 	if err != nil {
@@ -61,39 +61,51 @@ func (c *Custody) Stat(ctx context.Context, content cid.Cid) (storefront.Content
 	return storefront.Content{CID: content, Length: length, URL: c.URL(content)}, nil
 }
 
-// Locate returns what Stat returns, as the resolver asks for it.
-func (c *Custody) Locate(ctx context.Context, content cid.Cid) (url string, length int64, err error) {
-	found, err := c.Stat(ctx, content)
-	return found.URL, found.Length, err
+// Locate returns where others can read the content: at its place if that can be, else through the service. It fails as
+// Stat does.
+func (c *Custody) Locate(ctx context.Context, content cid.Cid) (Location, error) {
+	_, at, err := c.locate(ctx, content)
+	if err == nil && at.Sign == nil {
+		at = At(c.URL(content), at.Length)
+	}
+	return at, err
+}
+
+// locate returns the place that has the content, and how to reach it there without the service.
+func (c *Custody) locate(ctx context.Context, content cid.Cid) (p Place, at Location, err error) {
+	p, err = c.first(content, func(p Place) (err error) {
+		if l, ok := p.(Locator); ok {
+			at, err = l.Locate(ctx, content)
+			return err
+		}
+		at = Location{}
+		at.Length, err = p.Stat(ctx, content)
+		return err
+	})
+	return p, at, err
 }
 
 // URL returns the address of the content, whether or not it is there.
 func (c *Custody) URL(content cid.Cid) string { return c.base + contentPath + content.String() }
 
-// Open opens the content and returns its length. It fails as Stat does. See [Dir.Open] for what is known of the bytes.
+// Open opens the content and returns its length. It fails as Stat does. See [Place] for what is known of the bytes.
 func (c *Custody) Open(ctx context.Context, content cid.Cid) (body io.ReadSeekCloser, length int64, err error) {
-	body, length, _, err = c.open(ctx, content)
+	_, err = c.first(content, func(p Place) (err error) {
+		body, length, err = p.Open(ctx, content)
+		return err
+	})
 	return body, length, err
 }
 
-// open also returns the directory that has the content.
-func (c *Custody) open(ctx context.Context, content cid.Cid) (body io.ReadSeekCloser, length int64, d *Dir, err error) {
-	d, err = c.first(content, func(d *Dir) (err error) {
-		body, length, err = d.Open(ctx, content)
-		return err
-	})
-	return body, length, d, err
-}
-
-// first returns the first directory for which do succeeds. A directory that cannot be read hides nothing that another
-// one has, but without it nobody can say that there is no content.
-func (c *Custody) first(content cid.Cid, do func(*Dir) error) (*Dir, error) {
+// first returns the first place for which do succeeds. A place that cannot be read hides nothing that another one has,
+// but without it nobody can say that there is no content.
+func (c *Custody) first(content cid.Cid, do func(Place) error) (Place, error) {
 	var failed error
-	for _, d := range c.dirs {
-		err := do(d)
+	for _, p := range c.places {
+		err := do(p)
 		switch {
 		case err == nil:
-			return d, nil
+			return p, nil
 		case errors.Is(err, ErrUnsupported):
 			return nil, fmt.Errorf("%w: %w", ErrNoContent, err)
 		case !errors.Is(err, ErrNoContent):
@@ -106,20 +118,20 @@ func (c *Custody) first(content cid.Cid, do func(*Dir) error) (*Dir, error) {
 	return nil, fmt.Errorf("%s: %w", content, ErrNoContent)
 }
 
-// Put stores content in the first directory that is not read-only, as [Dir.Put] does. Content that lies in an
-// operator's directory is stored all the same: only what was put is known to match.
+// Put stores content in the first place that is not read-only, as [Place] has it. Content that lies in an operator's
+// directory is stored all the same: only what was put is known to match.
 func (c *Custody) Put(ctx context.Context, content cid.Cid, r io.Reader, maxBytes int64) (created bool, err error) {
-	d, ok := c.writable()
+	p, ok := c.writable()
 	if !ok {
-		return false, fmt.Errorf("storing content %s: no directory for uploads: %w", content, ErrReadOnly)
+		return false, fmt.Errorf("storing content %s: no place for uploads: %w", content, ErrReadOnly)
 	}
-	return d.Put(ctx, content, r, maxBytes)
+	return p.Put(ctx, content, r, maxBytes)
 }
 
-func (c *Custody) writable() (*Dir, bool) {
-	for _, d := range c.dirs {
-		if !d.readOnly {
-			return d, true
+func (c *Custody) writable() (Place, bool) {
+	for _, p := range c.places {
+		if !p.ReadOnly() {
+			return p, true
 		}
 	}
 	return nil, false

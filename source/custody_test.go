@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -16,7 +17,7 @@ import (
 
 const testBase = "https://storefront.example"
 
-func newCustody(t testing.TB, base string, dirs ...*Dir) *Custody {
+func newCustody(t testing.TB, base string, dirs ...Place) *Custody {
 	t.Helper()
 	c, err := NewCustody(base, dirs...)
 	if err != nil {
@@ -59,9 +60,12 @@ func TestCustody(t *testing.T) {
 		t.Fatalf("Put: %t, %v", created, err)
 	}
 	wantContent(t, uploads, content, b)
-	url, length, err := c.Locate(ctx, content)
-	if url != want.URL || length != 500 || err != nil {
-		t.Errorf("Locate: %s, %d, %v", url, length, err)
+	at, err := c.Locate(ctx, content)
+	if err != nil || at.Length != 500 || at.Expires {
+		t.Fatalf("Locate: %+v, %v", at, err)
+	}
+	if url, err := at.Sign(ctx, time.Second); url != want.URL || err != nil {
+		t.Errorf("Locate: %s, %v", url, err)
 	}
 	body, length, err := c.Open(ctx, content)
 	if err != nil || length != 500 {

@@ -64,6 +64,11 @@ func OpenReadOnlyDir(path string) (*Dir, error) {
 	return &Dir{path: path, readOnly: true}, nil
 }
 
+var _ Place = (*Dir)(nil)
+
+// ReadOnly reports whether nothing can be put into the directory.
+func (d *Dir) ReadOnly() bool { return d.readOnly }
+
 // Stat returns the length of the content. The error wraps [ErrUnsupported] or storefront.ErrNoContent.
 func (d *Dir) Stat(ctx context.Context, content cid.Cid) (length int64, err error) {
 	_, info, err := d.find(ctx, content)
@@ -129,7 +134,7 @@ func noContent(err error) error {
 
 // nameOf returns the folder and the path of the file that Put writes for the content.
 func (d *Dir) nameOf(content cid.Cid) (folder, file string) {
-	name := hashName(content)
+	name := MultihashName(content)
 	folder = filepath.Join(d.path, name[len(name)-3:len(name)-1])
 	return folder, filepath.Join(folder, name)
 }
@@ -174,7 +179,7 @@ func (d *Dir) put(ctx context.Context, content cid.Cid, r io.Reader, maxBytes in
 	}
 	defer func() { _ = d.disk.Remove(tmpName) }() // fails once the file has got its name
 	defer tmp.Close()
-	if err := copyVerified(ctx, tmp, r, content, maxBytes); err != nil {
+	if err := CopyVerified(ctx, tmp, r, content, maxBytes); err != nil {
 		return false, err
 	}
 	if err := tmp.Sync(); err != nil {
@@ -188,8 +193,9 @@ func (d *Dir) put(ctx context.Context, content cid.Cid, r io.Reader, maxBytes in
 	return created, d.syncName(folder)
 }
 
-// copyVerified copies r to w and fails unless it yields the content, in at most maxBytes bytes.
-func copyVerified(ctx context.Context, w io.Writer, r io.Reader, content cid.Cid, maxBytes int64) error {
+// CopyVerified copies r to w and fails unless it yields the content, in at most maxBytes bytes. What has been written by
+// then is worth nothing if it fails; the error wraps [ErrMismatch], [ErrTooLarge], or is that of r, w or the context.
+func CopyVerified(ctx context.Context, w io.Writer, r io.Reader, content cid.Cid, maxBytes int64) error {
 	h := sha256.New()
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

@@ -7,27 +7,38 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/ipfs/go-cid"
 )
 
 // DefaultStall is how long the other side of a transfer may let it rest.
 const DefaultStall = 30 * time.Second
 
+// DefaultValid is how long a reader has to begin a download that it was sent to.
+const DefaultValid = time.Hour
+
 // ContentConfig configures [NewContentHandler]. The zero value works.
 type ContentConfig struct {
 	// Stall ends a download whose receiver takes nothing for that long; 0 means DefaultStall.
 	Stall time.Duration
-	// Log receives what a client is not told: why reading from a directory failed. Nil discards.
+	// Valid is how long an address at another place works that the reader is sent to; 0 means DefaultValid.
+	Valid time.Duration
+	// Log receives what a client is not told: why reading from a place failed. Nil discards.
 	Log *slog.Logger
 }
 
-// NewContentHandler serves the custody at GET and HEAD /content/{content CID}, ranges included. It looks at the whole
-// path of the request, so nothing but a content CID ever becomes a file name.
+// NewContentHandler serves the custody at GET and HEAD /content/{content CID}, ranges included, or redirects (302) to
+// where the content lies if the reader can have it there. It looks at the whole path of the request, so nothing but a
+// content CID ever becomes a file name.
 //
 // The entity tag is the CID. Uploaded content may be cached for ever; content of an operator's directory for an hour,
 // as the operator may replace a file that is wrong. Bytes are offered as a download, never as a page.
 func NewContentHandler(c *Custody, cfg ContentConfig) http.Handler {
 	if cfg.Stall <= 0 {
 		cfg.Stall = DefaultStall
+	}
+	if cfg.Valid <= 0 {
+		cfg.Valid = DefaultValid
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -55,14 +66,25 @@ func (h *contentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "InvalidContent", err.Error())
 		return
 	}
-	body, _, dir, err := h.custody.open(r.Context(), content)
-	if errors.Is(err, ErrNoContent) {
-		refuse(w, http.StatusNotFound, "ContentNotFound", "this service does not hold "+content.String())
+	place, at, err := h.custody.locate(r.Context(), content)
+	if err != nil {
+		h.fail(w, r, content, err)
 		return
 	}
+	if at.Sign != nil {
+		address, err := at.Sign(r.Context(), h.cfg.Valid)
+		if err != nil {
+			h.fail(w, r, content, err)
+			return
+		}
+		w.Header().Set("Location", address)
+		w.Header().Set("Cache-Control", "no-store") // the next reader gets an address of its own
+		w.WriteHeader(http.StatusFound)
+		return
+	}
+	body, _, err := place.Open(r.Context(), content)
 	if err != nil {
-		h.cfg.Log.ErrorContext(r.Context(), "reading content failed", "content", content.String(), "err", err)
-		refuse(w, http.StatusInternalServerError, "Internal", "the content cannot be read right now; try again later")
+		h.fail(w, r, content, err)
 		return
 	}
 	defer body.Close()
@@ -72,7 +94,7 @@ func (h *contentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		contentType, suffix = "application/vnd.ipld.car", ".car"
 	}
 	cache := "public, max-age=3600"
-	if !dir.readOnly {
+	if !place.ReadOnly() {
 		cache = "public, max-age=31536000, immutable"
 	}
 	header := w.Header()
@@ -83,6 +105,18 @@ func (h *contentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("ETag", `"`+content.String()+`"`)
 	out := &stallWriter{ResponseWriter: w, control: http.NewResponseController(w), stall: h.cfg.Stall}
 	http.ServeContent(out, r, "", time.Time{}, body)
+}
+
+// fail answers a request for content that cannot be read, for whatever reason.
+func (h *contentHandler) fail(w http.ResponseWriter, r *http.Request, content cid.Cid, err error) {
+	switch {
+	case errors.Is(err, ErrNoContent):
+		refuse(w, http.StatusNotFound, "ContentNotFound", "this service does not hold "+content.String())
+	case r.Context().Err() != nil: // nobody is left to be told, and nothing is wrong here
+	default:
+		h.cfg.Log.ErrorContext(r.Context(), "reading content failed", "content", content.String(), "err", err)
+		refuse(w, http.StatusInternalServerError, "Internal", "the content cannot be read right now; try again later")
+	}
 }
 
 // stallWriter gives every piece of a response its own deadline: content of any size may be sent to a slow reader, but

@@ -269,15 +269,27 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	dirs := []*source.Dir{uploads}
+	places := []source.Place{uploads}
 	for _, path := range cfg.Directories {
 		d, err := source.OpenReadOnlyDir(path)
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		dirs = append(dirs, d)
+		places = append(places, d)
 	}
-	custody, err := source.NewCustody(n.cfg.url(storefrontRole), dirs...)
+	for i := range cfg.Buckets {
+		b, err := cfg.Buckets[i].open()
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		guarded := source.Guard(b, &source.Health{Name: "bucket " + b.Name(), Now: time.Now, Log: log})
+		if cfg.Buckets[i].Uploads { // new content goes there, and is read from there first
+			places = slices.Insert(places, 0, guarded)
+		} else {
+			places = append(places, guarded)
+		}
+	}
+	custody, err := source.NewCustody(n.cfg.url(storefrontRole), places...)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -448,6 +460,18 @@ func (n *node) compute(driver store.Driver, log *slog.Logger) (roles.Service, ma
 	hosts := slices.Clone(cfg.AllowHosts)
 	if n.cfg.runs(storefrontRole) {
 		hosts = append(hosts, hostOf(n.cfg.url(storefrontRole)))
+		// The storefront sends there for what it has in buckets.
+		for i := range n.cfg.Storefront.Buckets {
+			b, err := n.cfg.Storefront.Buckets[i].open()
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			host, err := b.Host(context.Background())
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			hosts = append(hosts, host)
+		}
 	}
 	for _, s := range cfg.Storefronts {
 		hosts = append(hosts, hostOf(s.URL))

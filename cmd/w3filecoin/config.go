@@ -17,6 +17,7 @@ import (
 
 	"github.com/storacha/w3filecoin/aggregator"
 	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/source/s3"
 	"github.com/storacha/w3filecoin/wire"
 )
 
@@ -107,6 +108,8 @@ type StorefrontConfig struct {
 	UploadToken string `toml:"upload_token"`
 	// Directories hold content that the operator places there, as files named by content CID.
 	Directories []string `toml:"directories"`
+	// Buckets hold content too: S3-compatible ones, each with its own store and credentials.
+	Buckets []BucketConfig `toml:"buckets"`
 	// InfoToOfferersOnly restricts filecoin/info to those who offered the piece.
 	InfoToOfferersOnly bool `toml:"info_to_offerers_only"`
 
@@ -141,6 +144,39 @@ type Reputation struct {
 	// Quarantine and Refuse are how much of it leads to aggregates apart from others, and to refusal; 3 and 10, 0: never.
 	Quarantine uint64 `toml:"quarantine"`
 	Refuse     uint64 `toml:"refuse"`
+}
+
+// BucketConfig is one S3-compatible bucket of content.
+type BucketConfig struct {
+	Bucket string `toml:"bucket"`
+	// Endpoint is the address of the store; AWS if empty. Region is the bucket's; "auto" if there is an endpoint.
+	Endpoint string `toml:"endpoint"`
+	Region   string `toml:"region"`
+	// PathStyle puts the bucket's name into the path of addresses and not into the host.
+	PathStyle bool `toml:"path_style"`
+	// AccessKey and SecretKey are the credentials, and SessionToken if they are temporary; AWS_ACCESS_KEY_ID,
+	// AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the environment if empty, and none if those are too.
+	AccessKey    string `toml:"access_key"`
+	SecretKey    string `toml:"secret_key"`
+	SessionToken string `toml:"session_token"`
+	// Prefix is put before every key. Keys are templates of them: ["{multihash}"].
+	Prefix string   `toml:"prefix"`
+	Keys   []string `toml:"keys"`
+	// Uploads says that the service stores uploaded content there; in one bucket at most, and in {data}/uploads without one.
+	Uploads bool `toml:"uploads"`
+	// PublicURL is an address below which everybody can read the objects; addresses are signed if it is empty.
+	PublicURL string `toml:"public_url"`
+	// Private says that only the service reaches the bucket: it passes the bytes on itself.
+	Private bool `toml:"private"`
+}
+
+// open returns the bucket as the service uses it.
+func (c *BucketConfig) open() (*s3.Bucket, error) {
+	return s3.Open(s3.Config{
+		Bucket: c.Bucket, Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.PathStyle,
+		Credentials: s3.Credentials{AccessKey: c.AccessKey, SecretKey: c.SecretKey, SessionToken: c.SessionToken},
+		Prefix:      c.Prefix, Keys: c.Keys, Writable: c.Uploads, PublicURL: c.PublicURL, Private: c.Private,
+	})
 }
 
 // AggregatorConfig configures the aggregator.
@@ -321,14 +357,21 @@ func readConfig(file string, environ []string) (Config, error) {
 			c.Storefront.Directories[i] = beside(file, c.Storefront.Directories[i])
 		}
 	}
+	environment := map[string]string{}
 	for _, env := range environ {
 		name, value, _ := strings.Cut(env, "=")
+		environment[name] = value
 		path, ok := strings.CutPrefix(name, "W3FILECOIN_")
 		if !ok {
 			continue
 		}
 		if err := c.set(strings.ToLower(path), value); err != nil {
 			return c, usage("unset it, or see docs/operations.md for the settings", "environment variable %s: %v", name, err)
+		}
+	}
+	for i := range c.Storefront.Buckets {
+		if b := &c.Storefront.Buckets[i]; b.AccessKey == "" && b.SecretKey == "" {
+			b.AccessKey, b.SecretKey, b.SessionToken = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"], environment["AWS_SESSION_TOKEN"]
 		}
 	}
 	return c, nil
@@ -504,6 +547,19 @@ func (c *Config) validate() error {
 		}
 		if t := c.Storefront.UploadToken; t != "" && (len(t) < 16 || strings.ContainsAny(t, " \t\r\n")) {
 			bad("storefront.upload_token: use at least 16 characters, and no spaces")
+		}
+		uploads := 0
+		for i := range c.Storefront.Buckets {
+			b := &c.Storefront.Buckets[i]
+			if _, err := b.open(); err != nil {
+				bad("storefront.buckets: %v", err)
+			}
+			if b.Uploads {
+				uploads++
+			}
+		}
+		if uploads > 1 {
+			bad("storefront.buckets: uploads go to one bucket, not to %d", uploads)
 		}
 		if n := uint64(c.Storefront.MaxPiece); n == 0 || n&(n-1) != 0 {
 			bad("storefront.max_piece: a padded piece size is a power of two, like 16GiB")

@@ -197,3 +197,46 @@ func TestKeysAreKept(t *testing.T) {
 		t.Errorf("the key is %v, %v", info.Mode(), err)
 	}
 }
+
+// TestBucketSettings: credentials that a bucket does not name are the environment's; what cannot work is said at once.
+func TestBucketSettings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(file, []byte(`
+[[storefront.buckets]]
+bucket = "one"
+endpoint = "https://store.example"
+access_key = "own"
+secret_key = "own secret"
+uploads = true
+[[storefront.buckets]]
+bucket = "two"
+region = "eu-central-1"
+keys = ["{car}/{car}.car"]
+[dealtracker]
+rpc = "http://127.0.0.1:1234"
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readConfig(file, []string{"AWS_ACCESS_KEY_ID=env", "AWS_SECRET_ACCESS_KEY=env secret", "AWS_SESSION_TOKEN=session"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.validate(); err != nil {
+		t.Fatal(err)
+	}
+	one, two := c.Storefront.Buckets[0], c.Storefront.Buckets[1]
+	if one.AccessKey != "own" || one.SecretKey != "own secret" || one.SessionToken != "" {
+		t.Errorf("bucket one has %+v", one)
+	}
+	if two.AccessKey != "env" || two.SecretKey != "env secret" || two.SessionToken != "session" {
+		t.Errorf("bucket two has %+v", two)
+	}
+	c.Storefront.Buckets[1].Uploads = true
+	c.Storefront.Buckets = append(c.Storefront.Buckets, BucketConfig{Bucket: "three"}, BucketConfig{Bucket: "four", Endpoint: "https://store.example", Keys: []string{"latest"}})
+	err = c.validate()
+	for _, want := range []string{"uploads go to one bucket", "three", "region", "four", `"latest"`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not said in: %v", want, err)
+		}
+	}
+}

@@ -763,8 +763,8 @@ type together struct {
 	data         string
 }
 
-// newTogether starts one.
-func newTogether(t testing.TB) *together {
+// newTogether starts one, with settings beside the usual ones.
+func newTogether(t testing.TB, settings ...string) *together {
 	t.Helper()
 	dir := t.ArtifactDir()
 	a := addresses(t, 6)
@@ -795,7 +795,7 @@ listen = %q
 enabled = true
 listen = %q
 epoch = "50ms"
-`, a[0], uploadToken, a[1], a[2], a[3], a[4], a[5]))
+`, a[0], uploadToken, a[1], a[2], a[3], a[4], a[5])+strings.Join(settings, "\n"))
 	var urls []string
 	for _, address := range a[:5] {
 		urls = append(urls, "http://"+address)

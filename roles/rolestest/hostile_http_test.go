@@ -650,12 +650,12 @@ func TestMemoryUnderAttack(t *testing.T) {
 // locator knows content by the world's custody.
 type locator struct{ w *World }
 
-func (l locator) Locate(ctx context.Context, c cid.Cid) (string, int64, error) {
+func (l locator) Locate(ctx context.Context, c cid.Cid) (source.Location, error) {
 	content, err := l.w.Stat(ctx, c)
 	if errors.Is(err, storefront.ErrNoContent) {
-		return "", 0, source.ErrNoContent
+		return source.Location{}, source.ErrNoContent
 	}
-	return "https://custody.example/content/" + c.String(), content.Length, err
+	return source.At("https://custody.example/content/"+c.String(), content.Length), err
 }
 
 // TestReadingEndpoints asks every address for what it cannot have. The answer is the client's fault, never the role's.

@@ -1,0 +1,484 @@
+package s3_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/storacha/w3filecoin/internal/s3test"
+	"github.com/storacha/w3filecoin/source"
+	"github.com/storacha/w3filecoin/source/s3"
+)
+
+const maxBytes = 1 << 30
+
+func random(n int, seed uint64) []byte {
+	b := make([]byte, n)
+	var key [32]byte
+	key[0] = byte(seed)
+	rand.NewChaCha8(key).Read(b)
+	return b
+}
+
+func contentOf(t testing.TB, codec uint64, b []byte) cid.Cid {
+	t.Helper()
+	digest := sha256.Sum256(b)
+	mh, err := multihash.Encode(digest[:], multihash.SHA2_256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cid.NewCidV1(codec, mh)
+}
+
+func open(t testing.TB, store *s3test.Store, bucket string, change func(*s3.Config)) *s3.Bucket {
+	t.Helper()
+	cfg := s3.Config{Bucket: bucket, Endpoint: store.Endpoint, Region: store.Region, PathStyle: true, Writable: true,
+		Credentials: s3.Credentials{AccessKey: store.AccessKey, SecretKey: store.SecretKey}}
+	if change != nil {
+		change(&cfg)
+	}
+	b, err := s3.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func get(t testing.TB, address string, header ...string) (int, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, b
+}
+
+// TestFake and TestServer run the same suite: what the fake says is what a real server says.
+func TestFake(t *testing.T)   { suite(t, s3test.NewFake(t)) }
+func TestServer(t *testing.T) { suite(t, s3test.Start(t)) }
+
+func suite(t *testing.T, store *s3test.Store) {
+	t.Run("put and read", func(t *testing.T) {
+		name := store.CreateBucket(t)
+		b := open(t, store, name, nil)
+		if err := b.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i, size := range []int{0, 1, 100_000, 8 << 20, 8<<20 + 1, 20 << 20} {
+			want := random(size, uint64(i))
+			c := contentOf(t, source.Raw, want)
+			if _, err := b.Stat(t.Context(), c); !errors.Is(err, source.ErrNoContent) {
+				t.Fatalf("%d bytes that nobody stored: %v", size, err)
+			}
+			created, err := b.Put(t.Context(), c, iotest.HalfReader(bytes.NewReader(want)), maxBytes)
+			if err != nil || !created {
+				t.Fatalf("storing %d bytes: %t, %v", size, created, err)
+			}
+			created, err = b.Put(t.Context(), c, iotest.ErrReader(errors.New("read")), maxBytes)
+			if err != nil || created {
+				t.Fatalf("storing %d bytes again: %t, %v", size, created, err)
+			}
+			// The codec does not matter, as both name the same bytes.
+			body, length, err := b.Open(t.Context(), contentOf(t, source.CAR, want))
+			if err != nil || length != int64(size) {
+				t.Fatalf("opening %d bytes: length %d, %v", size, length, err)
+			}
+			if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("reading %d bytes: %d came, %v", size, len(got), err)
+			}
+			body.Close()
+			if size > 0 && size <= 1<<20 { // a reader that seeks
+				body, _, err := b.Open(t.Context(), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := iotest.TestReader(body, want[:min(size, 2000)]); size <= 2000 && err != nil {
+					t.Error(err)
+				}
+				for _, off := range []int64{int64(size) / 2, 0, int64(size) - 1} {
+					if _, err := body.Seek(off, io.SeekStart); err != nil {
+						t.Fatal(err)
+					}
+					if got, err := io.ReadAll(body); err != nil || !bytes.Equal(got, want[off:]) {
+						t.Errorf("from byte %d: %d came, %v", off, len(got), err)
+					}
+				}
+				body.Close()
+			}
+		}
+		if n := store.Unfinished(t, name); n != 0 {
+			t.Errorf("%d uploads are unfinished", n)
+		}
+	})
+
+	t.Run("nothing unverified gets a name", func(t *testing.T) {
+		name := store.CreateBucket(t)
+		b := open(t, store, name, nil)
+		for _, size := range []int{1000, 17 << 20} {
+			want := random(size, 7)
+			c := contentOf(t, source.Raw, want)
+			flipped := bytes.Clone(want)
+			flipped[size-1] ^= 1
+			broken := errors.New("broken off")
+			for what, tt := range map[string]struct {
+				r   io.Reader
+				max int64
+				err error
+			}{
+				"one bit flipped": {bytes.NewReader(flipped), maxBytes, source.ErrMismatch},
+				"cut short":       {bytes.NewReader(want[:size-1]), maxBytes, source.ErrMismatch},
+				"too long":        {bytes.NewReader(want), int64(size) - 1, source.ErrTooLarge},
+				"broken off":      {io.MultiReader(bytes.NewReader(want[:size-1]), iotest.ErrReader(broken)), maxBytes, broken},
+			} {
+				if created, err := b.Put(t.Context(), c, tt.r, tt.max); created || !errors.Is(err, tt.err) {
+					t.Errorf("%d bytes, %s: %t, %v", size, what, created, err)
+				}
+			}
+		}
+		if keys := store.Keys(t, name); len(keys) != 0 {
+			t.Errorf("the bucket has %q", keys)
+		}
+		if n := store.Unfinished(t, name); n != 0 {
+			t.Errorf("%d uploads are unfinished", n)
+		}
+	})
+
+	t.Run("at once", func(t *testing.T) {
+		name := store.CreateBucket(t)
+		b := open(t, store, name, nil)
+		for _, size := range []int{5000, 9 << 20} {
+			want := random(size, 9)
+			c := contentOf(t, source.Raw, want)
+			var created atomic.Int32
+			var group sync.WaitGroup
+			for range 4 {
+				group.Go(func() {
+					ok, err := b.Put(t.Context(), c, bytes.NewReader(want), maxBytes)
+					if err != nil {
+						t.Errorf("%d bytes: %v", size, err)
+					}
+					if ok {
+						created.Add(1)
+					}
+				})
+			}
+			group.Wait()
+			if n := created.Load(); n != 1 {
+				t.Errorf("%d of 4 created %d bytes", n, size)
+			}
+		}
+		if keys := store.Keys(t, name); len(keys) != 2 {
+			t.Errorf("the bucket has %q", keys)
+		}
+	})
+
+	t.Run("keys", func(t *testing.T) {
+		name := store.CreateBucket(t)
+		b := open(t, store, name, func(c *s3.Config) {
+			c.Prefix, c.Writable = "shards/", false
+			c.Keys = []string{"{multihash}", "{car}/{car}.car", "{base58}/{base58}.blob", "raw/{raw}"}
+		})
+		for i, key := range []func(c cid.Cid) string{
+			func(c cid.Cid) string { return source.MultihashName(c) },
+			func(c cid.Cid) string { s := cid.NewCidV1(source.CAR, c.Hash()).String(); return s + "/" + s + ".car" },
+			func(c cid.Cid) string { s := "z" + c.Hash().B58String(); return s + "/" + s + ".blob" },
+			func(c cid.Cid) string { return "raw/" + cid.NewCidV1(source.Raw, c.Hash()).String() },
+		} {
+			want := random(300+i, uint64(40+i))
+			c := contentOf(t, source.Raw, want)
+			store.Put(t, name, "shards/"+key(c), want)
+			if length, err := b.Stat(t.Context(), c); err != nil || length != int64(len(want)) {
+				t.Errorf("%s: %d bytes, %v", key(c), length, err)
+			}
+		}
+		if _, err := b.Put(t.Context(), contentOf(t, source.Raw, nil), strings.NewReader(""), 1); !errors.Is(err, source.ErrReadOnly) {
+			t.Errorf("storing in a read-only bucket: %v", err)
+		}
+		if _, err := b.Stat(t.Context(), cid.MustParse("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG")); !errors.Is(err, source.ErrUnsupported) {
+			t.Errorf("a CIDv0: %v", err)
+		}
+	})
+
+	t.Run("addresses", func(t *testing.T) {
+		name := store.CreateBucket(t)
+		b := open(t, store, name, nil)
+		want := random(5000, 3)
+		c := contentOf(t, source.Raw, want)
+		if _, err := b.Put(t.Context(), c, bytes.NewReader(want), maxBytes); err != nil {
+			t.Fatal(err)
+		}
+		at, err := b.Locate(t.Context(), c)
+		if err != nil || at.Length != 5000 || !at.Expires {
+			t.Fatalf("%+v, %v", at, err)
+		}
+		address, err := at.Sign(t.Context(), 10*time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q, _ := url.ParseQuery(address[strings.Index(address, "?")+1:]); q.Get("X-Amz-Expires") != "600" {
+			t.Errorf("it works for %s seconds", q.Get("X-Amz-Expires"))
+		}
+		if status, got := get(t, address); status != http.StatusOK || !bytes.Equal(got, want) {
+			t.Errorf("status %d, %d bytes", status, len(got))
+		}
+		if status, got := get(t, address, "Range", "bytes=100-199"); status != http.StatusPartialContent || !bytes.Equal(got, want[100:200]) {
+			t.Errorf("range: status %d, %d bytes", status, len(got))
+		}
+		if strings.Contains(address, store.SecretKey) {
+			t.Error("the address has the secret key in it")
+		}
+		if store.Fake == nil { // the fake does not look at signatures
+			for what, a := range map[string]string{
+				"without a signature":       address[:strings.Index(address, "?")],
+				"of another object":         strings.Replace(address, b.Key(c), b.Key(contentOf(t, source.Raw, nil)), 1),
+				"with a longer life":        strings.Replace(address, "X-Amz-Expires=600", "X-Amz-Expires=6000", 1),
+				"by somebody else's secret": sign(t, open(t, store, name, func(c *s3.Config) { c.Credentials.SecretKey = "another" }), c, store, name),
+			} {
+				if status, _ := get(t, a); status != http.StatusForbidden {
+					t.Errorf("an address %s: status %d", what, status)
+				}
+			}
+			bad := open(t, store, name, func(c *s3.Config) { c.Credentials.SecretKey = "another" })
+			if err := bad.Check(t.Context()); err == nil || errors.Is(err, source.ErrNoContent) {
+				t.Errorf("wrong credentials: %v", err)
+			}
+		}
+		if at, err = b.LocateKey(t.Context(), b.Key(c)); err != nil || at.Length != 5000 {
+			t.Errorf("by key: %+v, %v", at, err)
+		}
+		for _, key := range []string{"", "other", strings.Repeat("x", 2000)} {
+			if _, err := b.LocateKey(t.Context(), key); !errors.Is(err, source.ErrNoContent) {
+				t.Errorf("key of %d bytes: %v", len(key), err)
+			}
+		}
+		private := open(t, store, name, func(c *s3.Config) { c.Private = true })
+		if at, err := private.Locate(t.Context(), c); err != nil || at.Sign != nil || at.Length != 5000 {
+			t.Errorf("private: %+v, %v", at, err)
+		}
+		public := open(t, store, name, func(c *s3.Config) {
+			c.PublicURL, c.Keys = "https://public.example/x/", []string{"a b/{multihash}", "{multihash}"}
+		})
+		at, err = public.Locate(t.Context(), c)
+		if err != nil || at.Expires {
+			t.Fatalf("public: %+v, %v", at, err)
+		}
+		if a, err := at.Sign(t.Context(), time.Second); err != nil || a != "https://public.example/x/"+source.MultihashName(c) {
+			t.Errorf("public: %s, %v", a, err)
+		}
+		if host, err := b.Host(t.Context()); err != nil || host != strings.TrimPrefix(store.Endpoint, "http://") {
+			t.Errorf("host %q, %v", host, err)
+		}
+		if host, err := private.Host(t.Context()); err != nil || host != "" {
+			t.Errorf("private: host %q, %v", host, err)
+		}
+	})
+
+	t.Run("no bucket", func(t *testing.T) {
+		b := open(t, store, "there-is-no-such-bucket", nil)
+		if err := b.Check(t.Context()); err == nil {
+			t.Error("a bucket that is not there passes the check")
+		}
+	})
+}
+
+func sign(t *testing.T, b *s3.Bucket, c cid.Cid, store *s3test.Store, name string) string {
+	t.Helper()
+	good := open(t, store, name, nil)
+	at, err := good.Locate(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	right, err := at.Sign(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The other bucket may not look at the object, so its signature is taken from any address of it.
+	wrong, err := b.Address(t.Context(), c, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if wrong == right {
+		t.Fatal("two secrets give one signature")
+	}
+	return wrong
+}
+
+// TestReadBreaks: a download that breaks off goes on where it was; one that does not get on ends, and one of another
+// object is never taken for it.
+func TestReadBreaks(t *testing.T) {
+	want := random(300_000, 5)
+	c := contentOf(t, source.Raw, want)
+	type answer func(w http.ResponseWriter, r *http.Request, from int)
+	whole := func(w http.ResponseWriter, _ *http.Request, from int) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(want)-from))
+		w.WriteHeader(http.StatusPartialContent)
+		w.Write(want[from:])
+	}
+	// cut sends n bytes of what it promised, and closes the connection.
+	cut := func(n int) answer {
+		return func(w http.ResponseWriter, _ *http.Request, from int) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(want)-from))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(want[from : from+n])
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+	}
+	status := func(code int) answer {
+		return func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(code) }
+	}
+	length := func(n int) answer {
+		return func(w http.ResponseWriter, _ *http.Request, _ int) {
+			w.Header().Set("Content-Length", fmt.Sprint(n))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(make([]byte, min(n, 1000)))
+		}
+	}
+	redirect := func(w http.ResponseWriter, _ *http.Request, _ int) {
+		w.Header().Set("Location", "http://127.0.0.1:1/elsewhere")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	}
+	for _, tt := range []struct {
+		name    string
+		answers []answer
+		err     error // any error if errAny
+	}{
+		{"whole", []answer{whole}, nil},
+		{"breaks off thrice, further each time", []answer{cut(1), cut(100_000), cut(1), whole}, nil},
+		{"breaks off without a byte, then goes on", []answer{cut(5), cut(0), cut(0), whole}, nil},
+		{"gets no further", []answer{cut(5), cut(0), cut(0), cut(0)}, io.ErrUnexpectedEOF},
+		{"has changed", []answer{cut(5), status(http.StatusPreconditionFailed)}, errAny},
+		{"is gone", []answer{cut(5), status(http.StatusNotFound)}, source.ErrNoContent},
+		{"is refused", []answer{cut(5), status(http.StatusForbidden)}, errAny},
+		{"is shorter", []answer{length(1000)}, errAny},
+		{"is longer", []answer{length(32 << 30)}, errAny},
+		{"is elsewhere", []answer{redirect}, errAny},
+		{"stalls", []answer{func(w http.ResponseWriter, r *http.Request, from int) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(want)-from))
+			w.Write(want[:10])
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}, whole}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var n atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("ETag", `"it"`)
+				if r.Method == http.MethodHead {
+					w.Header().Set("Content-Length", fmt.Sprint(len(want)))
+					return
+				}
+				from := 0
+				fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+				if m := r.Header.Get("If-Match"); m != `"it"` {
+					t.Errorf("If-Match %q", m)
+				}
+				i := int(n.Add(1)) - 1
+				if i >= len(tt.answers) {
+					t.Errorf("request %d was not expected", i+1)
+					return
+				}
+				tt.answers[i](w, r, from)
+			}))
+			t.Cleanup(server.Close)
+			b, err := s3.Open(s3.Config{Bucket: "b", Endpoint: server.URL, PathStyle: true, Stall: 300 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _, err := b.Open(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(body)
+			body.Close()
+			switch {
+			case tt.err == nil && (err != nil || !bytes.Equal(got, want)):
+				t.Errorf("%d bytes, %v", len(got), err)
+			case errors.Is(tt.err, errAny) && err == nil, tt.err != nil && !errors.Is(tt.err, errAny) && !errors.Is(err, tt.err):
+				t.Errorf("%v, want %v", err, tt.err)
+			case !bytes.HasPrefix(want, got):
+				t.Error("bytes came that are not the object's")
+			}
+			if int(n.Load()) != len(tt.answers) {
+				t.Errorf("%d requests, want %d", n.Load(), len(tt.answers))
+			}
+		})
+	}
+}
+
+var errAny = errors.New("any error")
+
+// TestCredentialsStay: a store that redirects is not followed, so nothing that was signed reaches another host.
+func TestCredentialsStay(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("the other host got %s with Authorization %q", r.Method, r.Header.Get("Authorization"))
+	}))
+	t.Cleanup(other.Close)
+	store := s3test.NewFake(t)
+	name := store.CreateBucket(t)
+	store.Fake.Before = func(w http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		return true
+	}
+	b := open(t, store, name, nil)
+	want := []byte("content")
+	c := contentOf(t, source.Raw, want)
+	if _, err := b.Stat(t.Context(), c); err == nil || errors.Is(err, source.ErrNoContent) || !strings.Contains(err.Error(), "redirect") {
+		t.Errorf("looking: %v", err)
+	}
+	if _, err := b.Put(t.Context(), c, bytes.NewReader(want), maxBytes); err == nil {
+		t.Error("stored")
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	good := s3.Config{Bucket: "b", Endpoint: "https://store.example", Credentials: s3.Credentials{AccessKey: "a", SecretKey: "s"}}
+	if _, err := s3.Open(good); err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(*s3.Config){
+		"no bucket":                   func(c *s3.Config) { c.Bucket = "" },
+		"neither region nor endpoint": func(c *s3.Config) { c.Endpoint = "" },
+		"an endpoint of another kind": func(c *s3.Config) { c.Endpoint = "ftp://store.example" },
+		"credentials in an address":   func(c *s3.Config) { c.PublicURL = "https://a:s@store.example" },
+		"half a key":                  func(c *s3.Config) { c.Credentials.SecretKey = "" },
+		"writing without one":         func(c *s3.Config) { c.Credentials, c.Writable = s3.Credentials{}, true },
+		"private and public":          func(c *s3.Config) { c.Private, c.PublicURL = true, "https://public.example" },
+		"a key without the hash":      func(c *s3.Config) { c.Keys = []string{"latest.car"} },
+		"an unknown placeholder":      func(c *s3.Config) { c.Keys = []string{"{multihash}/{name}"} },
+		"a key from the root":         func(c *s3.Config) { c.Keys = []string{"/{multihash}"} },
+	} {
+		cfg := good
+		change(&cfg)
+		if _, err := s3.Open(cfg); err == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+}
