@@ -85,6 +85,7 @@ type Terms struct {
 	Nonce      string
 	Expiration time.Time // zero: never
 	Proofs     []Delegation
+	Facts      [][]byte // canonical DAG-CBOR maps
 }
 
 // Invoke signs a task: c invoked on resource with, to be executed by the audience. Equal arguments give equal bytes.
@@ -112,7 +113,7 @@ func Delegate(issuer Signer, audience DID, grants []Grant, terms Terms) (Delegat
 }
 
 func sign(issuer Signer, audience DID, caps []wire.Capability, terms Terms) (Task, error) {
-	u := wire.UCAN{Audience: audience, Capabilities: caps, Nonce: terms.Nonce}
+	u := wire.UCAN{Audience: audience, Capabilities: caps, Nonce: terms.Nonce, Facts: terms.Facts}
 	if !terms.Expiration.IsZero() {
 		exp := terms.Expiration.Unix()
 		u.Expiration = &exp

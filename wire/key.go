@@ -57,6 +57,14 @@ func GenerateSigner(random io.Reader) (Signer, error) {
 	return NewSigner(ed25519.NewKeyFromSeed(seed))
 }
 
+// SignerOfSeed returns the Signer whose key has the 32 bytes of seed for its secret.
+func SignerOfSeed(seed []byte) (Signer, error) {
+	if len(seed) != ed25519.SeedSize {
+		return Signer{}, fmt.Errorf("%w: Ed25519 seed of %d bytes", ErrMalformed, len(seed))
+	}
+	return NewSigner(ed25519.NewKeyFromSeed(seed))
+}
+
 // ParseSigner reads a private key in either of the forms in use: PEM of PKCS#8 (RFC 8410), as OpenSSL writes it, or
 // the multibase form of the JavaScript tools, "Mg…", see Format.
 func ParseSigner(text string) (Signer, error) {

@@ -1,4 +1,5 @@
-// Package assert is the contract of content claims: assert/location and assert/equals (content claims protocol).
+// Package assert is the contract of content claims: assert/location, assert/equals, assert/inclusion and assert/index (content claims
+// protocol).
 package assert
 
 import (
@@ -11,8 +12,10 @@ import (
 
 // Abilities of claims.
 const (
-	LocationAbility = "assert/location"
-	EqualsAbility   = "assert/equals"
+	LocationAbility  = "assert/location"
+	EqualsAbility    = "assert/equals"
+	InclusionAbility = "assert/inclusion"
+	IndexAbility     = "assert/index"
 )
 
 // Location claims that content can be read at addresses.
@@ -56,6 +59,37 @@ type Equals struct {
 func (*Equals) Ability() string { return EqualsAbility }
 func (e *Equals) Fields() []capabilities.Field {
 	return []capabilities.Field{{Key: "content", Value: &e.Content}, {Key: "equals", Value: &e.Equals}}
+}
+
+// Inclusion claims that a content includes what another CID, of an index, lists.
+type Inclusion struct {
+	Content  Content
+	Includes cid.Cid
+	Proof    cid.Cid // optional
+}
+
+// Ability implements [capabilities.Caveats].
+func (*Inclusion) Ability() string { return InclusionAbility }
+
+// Fields implements [capabilities.Struct].
+func (i *Inclusion) Fields() []capabilities.Field {
+	return []capabilities.Field{
+		{Key: "content", Value: &i.Content}, {Key: "includes", Value: &i.Includes}, {Key: "proof", Value: &i.Proof, Optional: true},
+	}
+}
+
+// Index claims that the DAG of a content can be found by an index, which is a CAR.
+type Index struct {
+	Content Content
+	Index   cid.Cid
+}
+
+// Ability implements [capabilities.Caveats].
+func (*Index) Ability() string { return IndexAbility }
+
+// Fields implements [capabilities.Struct].
+func (i *Index) Fields() []capabilities.Field {
+	return []capabilities.Field{{Key: "content", Value: &i.Content}, {Key: "index", Value: &i.Index}}
 }
 
 // Content names the content of a claim: by link, or by {digest: multihash}.

@@ -2,6 +2,9 @@
 package ucan
 
 import (
+	"slices"
+	"strconv"
+
 	"github.com/ipfs/go-cid"
 
 	"github.com/storacha/w3filecoin/capabilities"
@@ -24,6 +27,23 @@ type Conclude struct {
 func (*Conclude) Ability() string { return ConcludeAbility }
 func (c *Conclude) Fields() []capabilities.Field {
 	return []capabilities.Field{{Key: "receipt", Value: &c.Receipt}}
+}
+
+// LinksFact is the fact by which an invocation keeps blocks with it that its caveats do not link, in the form of the JavaScript
+// packages: the links by their position.
+func LinksFact(links ...cid.Cid) []byte {
+	keys := make([]string, len(links))
+	at := map[string]cid.Cid{}
+	for i, c := range links {
+		keys[i] = strconv.Itoa(i)
+		at[keys[i]] = c
+	}
+	slices.SortFunc(keys, cbor.CompareKeys)
+	b := cbor.AppendMap(nil, len(keys))
+	for _, k := range keys {
+		b = cbor.AppendLink(cbor.AppendText(b, k), at[k])
+	}
+	return b
 }
 
 // ConcludeOK says when the receipts were taken, in milliseconds since the Unix epoch.
