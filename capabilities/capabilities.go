@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -166,6 +167,8 @@ func FindTask(m *Message, c cid.Cid) (Task, bool) {
 type Effects struct {
 	Fork []Task
 	Join *Task
+	// Attached are blocks that effects link in caveats and facts, such as receipts that are there already.
+	Attached []Block
 }
 
 // Issue signs the receipt of a task that succeeded.
@@ -203,7 +206,7 @@ func Conclusion(r *Receipt, task Task, fx Effects) *Message {
 
 // AddConclusion adds what [Conclusion] holds to a message.
 func AddConclusion(m *Message, r *Receipt, task Task, fx Effects) {
-	var with []Block
+	with := slices.Clone(fx.Attached)
 	for _, f := range fx.Fork {
 		with = append(with, f.Blocks()...)
 	}

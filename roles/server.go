@@ -39,6 +39,9 @@ type Server struct {
 	Authority *Authority
 	// Extra are methods of the runtime's own, such as ucan/revoke.
 	Extra map[string]capabilities.Method
+	// WithEffects, if set, reports whether the reply to an ability carries the blocks of the tasks that its receipt links. Others do without:
+	// every party can make them anew.
+	WithEffects func(ability string) bool
 	// Changes tells when something was committed to the role's store; see [Watch].
 	Changes *Changes
 	// Patience is how long an invocation may wait for work that was accepted before the answer is "not yet"; 20 s over HTTP, 0 in simulations.
@@ -50,7 +53,7 @@ type Server struct {
 	methods map[string]capabilities.Method
 }
 
-// NewServer returns a server; all fields but Extra and Observe are required.
+// NewServer returns a server; all fields but Extra, WithEffects and Observe are required.
 func NewServer(s Server) *Server {
 	s.methods = s.Service.Methods()
 	return &s
@@ -90,13 +93,36 @@ func (s *Server) Execute(ctx context.Context, m *capabilities.Message) (*capabil
 	for i, r := range receipts {
 		if r != nil {
 			answered = true
-			reply.AddReceipt(r, capabilities.TaskOf(m, list[i]).Blocks()...)
+			blocks, err := s.effectsOf(ctx, list[i], r)
+			if err != nil {
+				return nil, err
+			}
+			reply.AddReceipt(r, append(blocks, capabilities.TaskOf(m, list[i]).Blocks()...)...)
 		}
 	}
 	if !answered {
 		return nil, errs[0]
 	}
 	return reply, nil
+}
+
+// effectsOf returns the blocks that belong to a receipt, as they are kept with it.
+func (s *Server) effectsOf(ctx context.Context, u *capabilities.UCAN, r *capabilities.Receipt) ([]capabilities.Block, error) {
+	if s.WithEffects == nil || len(r.Fork) == 0 || !s.WithEffects(u.Capabilities[0].Can) {
+		return nil, nil
+	}
+	m, err := s.Service.Receipt(ctx, u.Link())
+	if err != nil {
+		s.Log.Error("reading the effects of a task", "role", s.Name, "task", u.Link(), "err", err)
+		return nil, &capabilities.Unavailable{RetryAfter: time.Second, Reason: "internal fault, try again"}
+	}
+	var blocks []capabilities.Block
+	for _, b := range m.Blocks() {
+		if !b.CID.Equals(r.Link()) && !b.CID.Equals(u.Link()) {
+			blocks = append(blocks, b)
+		}
+	}
+	return blocks, nil
 }
 
 // run executes one invocation. The error is always a *capabilities.Unavailable.

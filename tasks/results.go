@@ -8,6 +8,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/compute"
 	"github.com/storacha/w3filecoin/capabilities/deal"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
+	httpcap "github.com/storacha/w3filecoin/capabilities/http"
 	"github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/wire"
 )
@@ -37,6 +38,8 @@ func checkResult(can string, out wire.Result) (terminal bool, err error) {
 		ok = new(deal.InfoOK)
 	case compute.PieceCIDAbility:
 		ok = new(compute.PieceCIDOK)
+	case httpcap.PutAbility:
+		ok = new(httpcap.PutOK)
 	default:
 		return false, fmt.Errorf("no result is known for ability %q", can)
 	}
