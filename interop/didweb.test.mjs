@@ -11,6 +11,7 @@ import { serve } from './lib/go.mjs'
 import { Inbox } from './lib/inbox.mjs'
 import { Tasks, authorised, believable, connection, eventually, fetchReceipt, followedBy, includes, same, standing } from './lib/protocol.mjs'
 import { Services } from './lib/services.mjs'
+import { store } from './lib/uploads.mjs'
 import * as world from './lib/world.mjs'
 
 const storefront = world.storefront.withDID('did:web:up.storefront.test')
@@ -20,7 +21,6 @@ const agent = world.agent.withDID('did:web:agent.test')
 const { compute, payloadOf, MiB } = world
 const keys = Object.fromEntries([storefront, pipeline, other, agent].map(s => [s.did(), s.toDIDKey()]))
 const tasks = new Tasks({ storefront, aggregator: pipeline, dealer: pipeline, compute })
-const TOKEN = 'a-token-for-interop-tests'
 
 describe('did:web, one DID for three roles', { timeout: 120_000 }, () => {
   let go, at, inbox, contents
@@ -33,7 +33,6 @@ describe('did:web, one DID for three roles', { timeout: 120_000 }, () => {
       config: {
         // Those of the roles are known in their process.
         keys: { [other.did()]: keys[other.did()], [agent.did()]: keys[agent.did()] },
-        storefront: { upload_token: TOKEN },
         aggregator: { storefronts: [{ did: other.did(), url: inbox.urlOf(other), lane: 'other' }] },
       },
     })
@@ -64,8 +63,7 @@ describe('did:web, one DID for three roles', { timeout: 120_000 }, () => {
   test('from offer to deal', async () => {
     const group = storefront.did()
     for (const { cid, piece, payload } of contents) {
-      const put = await fetch(`${go.urls.storefront}/upload/${cid}`, { method: 'PUT', body: payload, headers: { authorization: `Bearer ${TOKEN}` } })
-      assert.equal(put.status, 201)
+      await store({ payload }, at.storefront)
       const receipt = await Storefront.filecoinOffer(asAgent, cid, piece, at.storefront)
       await believable(receipt, receipt.ran, storefront)
       followedBy(receipt, { fork: [await tasks.submit({ cid, piece })], join: await tasks.accept({ cid, piece }) })

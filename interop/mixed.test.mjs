@@ -14,12 +14,12 @@ import { serve } from './lib/go.mjs'
 import { Inbox } from './lib/inbox.mjs'
 import { Tasks, believable, connection, eventually, fetchReceipt, followedBy, includes, same, standing } from './lib/protocol.mjs'
 import { Services } from './lib/services.mjs'
+import { store } from './lib/uploads.mjs'
 import * as world from './lib/world.mjs'
 
 const { agent, storefront, aggregator, dealer, tracker, compute, payloadOf, MiB } = world
 const tasks = new Tasks({ storefront, aggregator, dealer, compute })
 const asAgent = { issuer: agent, audience: storefront, with: agent.did() }
-const TOKEN = 'a-token-for-interop-tests'
 const provider = 'f01234'
 
 describe('mixed pipelines', { timeout: 120_000 }, () => {
@@ -44,7 +44,7 @@ describe('mixed pipelines', { timeout: 120_000 }, () => {
         keys: { storefront, aggregator, compute },
         devnet: false,
         config: {
-          storefront: { upload_token: TOKEN, dealtracker: { did: tracker.did(), url: `${services.url}/tracker` } },
+          storefront: { dealtracker: { did: tracker.did(), url: `${services.url}/tracker` } },
           aggregator: { dealer: { did: dealer.did(), url: `${services.url}/dealer`, proof: file } },
         },
       })
@@ -52,8 +52,7 @@ describe('mixed pipelines', { timeout: 120_000 }, () => {
     const at = { connection: connection(storefront, go.urls.storefront) }
     const contents = await Promise.all([world.content(71, payloadOf(MiB)), world.content(72, payloadOf(MiB))])
     for (const { cid, piece, payload } of contents) {
-      const put = await fetch(`${go.urls.storefront}/upload/${cid}`, { method: 'PUT', body: payload, headers: { authorization: `Bearer ${TOKEN}` } })
-      assert.equal(put.status, 201)
+      await store({ payload }, at)
       assert.ok((await Storefront.filecoinOffer(asAgent, cid, piece, at)).out.ok)
     }
 

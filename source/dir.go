@@ -124,6 +124,22 @@ func (d *Dir) find(ctx context.Context, content cid.Cid) (string, fs.FileInfo, e
 	return "", nil, fmt.Errorf("%s: %w", content, storefront.ErrNoContent)
 }
 
+// Verified implements [Voucher]. It returns the length of content that Put wrote. The error wraps [ErrUnsupported] or storefront.ErrNoContent.
+func (d *Dir) Verified(ctx context.Context, content cid.Cid) (length int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := Check(content); err != nil {
+		return 0, err
+	}
+	_, name := d.nameOf(content)
+	info, err := os.Lstat(name)
+	if err != nil {
+		return 0, fmt.Errorf("looking for content %s: %w", content, noContent(err))
+	}
+	return info.Size(), nil
+}
+
 // noContent replaces the error of a file that is gone by the one that callers ask for.
 func noContent(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {

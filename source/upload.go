@@ -1,8 +1,8 @@
 package source
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
+	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -15,24 +15,113 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/blob"
+	"github.com/storacha/w3filecoin/uploads"
+	"github.com/storacha/w3filecoin/wire"
 )
 
 const (
-	uploadPath = "/upload/"
-	// minTokenLen is what [NewUploadHandler] accepts as a secret, in characters.
-	minTokenLen = 16
+	uploadPath = "/blob/"
 	// DefaultUploads is how many uploads run at a time.
 	DefaultUploads = 64
 	// DefaultUploadRate is the average below which an upload is ended, in bytes per second.
 	DefaultUploadRate = 8 << 10
 )
 
-// UploadConfig configures [NewUploadHandler].
+// Uploads is the place of a custody that uploads go to, and the addresses that take them. It implements [uploads.Bucket]: an address is
+// base/blob/{content CID}, where [NewUploadHandler] is, with a token in its headers that the signer has made for exactly these bytes.
+type Uploads struct {
+	custody *Custody
+	place   Place
+	signer  capabilities.Signer
+}
+
+var _ uploads.Bucket = (*Uploads)(nil)
+
+// A Voucher is a [Place] that knows what it has verified itself, beside what others may have put there. It fails as Stat does.
+type Voucher interface {
+	Verified(ctx context.Context, content cid.Cid) (length int64, err error)
+}
+
+// Uploads returns the uploads of the custody; an error if it has no place that can be written to. Every replica that takes uploads needs the
+// same signer.
+func (c *Custody) Uploads(signer capabilities.Signer) (*Uploads, error) {
+	p, ok := c.writable()
+	if !ok {
+		return nil, errors.New("uploads: the custody has no place to store them in")
+	}
+	if !signer.DID().Defined() {
+		return nil, errors.New("uploads: no signer")
+	}
+	return &Uploads{c, p, signer}, nil
+}
+
+// Stat implements [uploads.Bucket]. Of a [Voucher] only what was put counts, whose bytes were hashed on their way in. A place of uploads that
+// is none has to be one that nobody else writes to.
+func (b *Uploads) Stat(ctx context.Context, digest blob.Digest) (uploads.Stored, error) {
+	content := blob.Blob{Digest: digest}.CID()
+	look := b.place.Stat
+	if v, ok := b.place.(Voucher); ok {
+		look = v.Verified
+	}
+	length, err := look(ctx, content)
+	if errors.Is(err, ErrNoContent) {
+		return uploads.Stored{}, fmt.Errorf("%w: %w", uploads.ErrNoBlob, err)
+	}
+	if err != nil {
+		return uploads.Stored{}, err
+	}
+	return uploads.Stored{Size: uint64(length), URL: b.custody.URL(content)}, nil
+}
+
+// Allocate implements [uploads.Bucket].
+func (b *Uploads) Allocate(_ context.Context, bl blob.Blob, expires time.Time) (blob.Address, error) {
+	if err := Check(bl.CID()); err != nil {
+		return blob.Address{}, err
+	}
+	t := uploadToken{content: bl.CID(), length: bl.Size, expires: expires.Unix()}
+	return blob.Address{
+		URL: b.custody.base + uploadPath + bl.CID().String(), Expires: uint64(t.expires),
+		Headers: blob.Headers{"authorization": "Bearer " + t.sign(b.signer)},
+	}, nil
+}
+
+// uploadToken allows to put one content, until it expires (seconds since 1970 UTC). Its text is {length}.{expires}.{signature}.
+type uploadToken struct {
+	content cid.Cid
+	length  uint64
+	expires int64
+}
+
+// payload is what is signed. It starts like nothing else that the key signs: invocations are signed as JWTs, receipts as maps.
+func (t uploadToken) payload() []byte {
+	return fmt.Appendf(nil, "w3filecoin upload\n%s\n%d\n%d", cid.NewCidV1(Raw, t.content.Hash()), t.length, t.expires)
+}
+
+func (t uploadToken) sign(s capabilities.Signer) string {
+	return fmt.Sprintf("%d.%d.%s", t.length, t.expires, base64.RawURLEncoding.EncodeToString(s.Sign(t.payload()).Raw()))
+}
+
+// parseUploadToken reads a token for the content and checks its signature, not its time.
+func parseUploadToken(text string, content cid.Cid, v capabilities.Verifier) (t uploadToken, ok bool) {
+	parts := strings.Split(text, ".")
+	if len(parts) != 3 {
+		return t, false
+	}
+	length, err1 := strconv.ParseUint(parts[0], 10, 64)
+	expires, err2 := strconv.ParseInt(parts[1], 10, 64)
+	sig, err3 := base64.RawURLEncoding.Strict().DecodeString(parts[2])
+	if errors.Join(err1, err2, err3) != nil || len(sig) != 64 {
+		return t, false
+	}
+	t = uploadToken{content, length, expires}
+	return t, v.Verify(t.payload(), wire.NewSignature(wire.SigEdDSA, sig))
+}
+
+// UploadConfig configures [NewUploadHandler]. The zero value works.
 type UploadConfig struct {
-	// Tokens are the bearer tokens that may upload, at least one, each of at least 16 characters.
-	Tokens []string
-	// MaxBytes is the longest content accepted. Required.
-	MaxBytes int64
 	// MaxUploads is how many run at a time; 0 means DefaultUploads. One more is told to come back.
 	MaxUploads int
 	// Stall ends an upload that sends nothing for that long; 0 means DefaultStall.
@@ -41,40 +130,26 @@ type UploadConfig struct {
 	MinRate int64
 	// Log receives what a client is not told: why storing failed. Nil discards.
 	Log *slog.Logger
+	// Now is the clock that tokens expire by; nil means the system's.
+	Now func() time.Time
 }
 
-// NewUploadHandler takes content into custody at PUT /upload/{content CID}, and says at HEAD whether it is there.
-// Both need a bearer token. The answer to a PUT is
+// NewUploadHandler takes content into custody at PUT /blob/{content CID}, by an address that [Uploads.Allocate] gave out. The answer is
 //
 //	201  stored, durable     {"content", "length", "url"}, Location: where it is served
 //	200  it was there        the same
-//	400  the path names no content, or the body is not that content
+//	400  the path names no content, or the body is not that content, or not of the length that was allocated
 //	401  no valid token
+//	403  the token has expired
 //	408  the body came too slowly
-//	411  no Content-Length
-//	413  longer than the limit
+//	413  longer than was allocated
 //	503  too many uploads at once, with Retry-After
 //	507  no space left
 //
-// and 500 for what is the service's own fault. Every refusal has the body {"name", "message"}. An upload may be
-// repeated: content is stored once.
-func NewUploadHandler(c *Custody, cfg UploadConfig) (http.Handler, error) {
-	h := &uploadHandler{custody: c, cfg: cfg, now: time.Now}
-	if _, ok := c.writable(); !ok {
-		return nil, errors.New("uploads: the custody has no directory to store them in")
-	}
-	if len(cfg.Tokens) == 0 {
-		return nil, errors.New("uploads: no token is set")
-	}
-	for _, token := range cfg.Tokens {
-		if len(token) < minTokenLen || strings.ContainsAny(token, " \t\r\n") {
-			return nil, fmt.Errorf("uploads: a token needs at least %d characters and no spaces", minTokenLen)
-		}
-		h.tokens = append(h.tokens, sha256.Sum256([]byte(token)))
-	}
-	if cfg.MaxBytes <= 0 {
-		return nil, errors.New("uploads: no maximum length is set")
-	}
+// and 500 for what is the service's own fault. Every refusal has the body {"name", "message"}. An upload may be repeated: content is stored
+// once.
+func NewUploadHandler(b *Uploads, cfg UploadConfig) http.Handler {
+	h := &uploadHandler{uploads: b, cfg: cfg, now: time.Now, verifier: b.signer.Verifier()}
 	if h.cfg.MaxUploads <= 0 {
 		h.cfg.MaxUploads = DefaultUploads
 	}
@@ -87,16 +162,19 @@ func NewUploadHandler(c *Custody, cfg UploadConfig) (http.Handler, error) {
 	if h.cfg.Log == nil {
 		h.cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if h.cfg.Now == nil {
+		h.cfg.Now = time.Now
+	}
 	h.slots = make(chan struct{}, h.cfg.MaxUploads)
-	return h, nil
+	return h
 }
 
 type uploadHandler struct {
-	custody *Custody
-	cfg     UploadConfig
-	tokens  [][sha256.Size]byte
-	slots   chan struct{}
-	now     func() time.Time // that uploads are paced by
+	uploads  *Uploads
+	cfg      UploadConfig
+	verifier capabilities.Verifier
+	slots    chan struct{}
+	now      func() time.Time // that uploads are paced by
 }
 
 // uploaded is the body of a successful answer.
@@ -107,8 +185,8 @@ type uploaded struct {
 }
 
 func (h *uploadHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPut && r.Method != http.MethodHead {
-		refuseMethod(w, http.MethodPut, http.MethodHead)
+	if r.Method != http.MethodPut {
+		refuseMethod(w, http.MethodPut)
 		return
 	}
 	text, ok := strings.CutPrefix(r.URL.Path, uploadPath)
@@ -116,43 +194,25 @@ func (h *uploadHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "NotFound", "uploads go to "+uploadPath+"{content CID}")
 		return
 	}
-	if !h.authorised(w, r) {
-		return
-	}
 	content, err := ParseContent(text)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, "InvalidContent", err.Error())
 		return
 	}
-	if r.Method == http.MethodHead {
-		h.head(w, r, content)
-		return
-	}
-	h.put(w, r, content)
-}
-
-func (h *uploadHandler) head(w http.ResponseWriter, r *http.Request, content cid.Cid) {
-	found, err := h.custody.Stat(r.Context(), content)
-	switch {
-	case errors.Is(err, ErrNoContent):
-		refuse(w, http.StatusNotFound, "ContentNotFound", "upload it with PUT")
-	case err != nil:
-		h.internal(w, r, err)
-	default:
-		w.Header().Set("Content-Length", strconv.FormatInt(found.Length, 10))
-		w.Header().Set("Content-Location", found.URL)
-		w.Header().Set("Cache-Control", "no-store")
+	if token, ok := h.authorised(w, r, content); ok {
+		h.put(w, r, token)
 	}
 }
 
-func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, content cid.Cid) {
+func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, token uploadToken) {
+	length, content := int64(token.length), token.content
 	switch {
-	case r.ContentLength < 0:
-		refuse(w, http.StatusLengthRequired, "LengthRequired", "state the length of the content in Content-Length")
-		return
-	case r.ContentLength > h.cfg.MaxBytes:
+	case r.ContentLength > length:
 		refuse(w, http.StatusRequestEntityTooLarge, "ContentTooLarge",
-			fmt.Sprintf("content has %d bytes, at most %d are accepted; split it", r.ContentLength, h.cfg.MaxBytes))
+			fmt.Sprintf("content has %d bytes, %d were allocated", r.ContentLength, length))
+		return
+	case r.ContentLength >= 0 && r.ContentLength < length:
+		refuse(w, http.StatusBadRequest, "LengthMismatch", fmt.Sprintf("content has %d bytes, %d were allocated", r.ContentLength, length))
 		return
 	case r.Header.Get("Content-Range") != "":
 		refuse(w, http.StatusBadRequest, "InvalidRequest", "content cannot be uploaded in parts; send the whole of it")
@@ -168,10 +228,10 @@ func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, content cid.
 	}
 
 	body := &uploadBody{r: r.Body, control: http.NewResponseController(w), stall: h.cfg.Stall, now: h.now, pace: pace{minRate: h.cfg.MinRate}}
-	created, err := h.custody.Put(r.Context(), content, body, h.cfg.MaxBytes)
+	created, err := h.uploads.place.Put(r.Context(), content, body, length)
 	if err == nil && !created && r.Header.Get("Expect") == "" {
 		// A client that sends without asking first has its body taken, lest it fails writing and misses the answer.
-		_, _ = io.Copy(io.Discard, body)
+		_, _ = io.Copy(io.Discard, io.LimitReader(body, length))
 	}
 	// What is left of the deadline must not end the request while it is answered.
 	_ = body.control.SetReadDeadline(time.Time{})
@@ -179,9 +239,13 @@ func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, content cid.
 		h.refusePut(w, r, body, err)
 		return
 	}
-	found, err := h.custody.Stat(r.Context(), content)
+	found, err := h.uploads.Stat(r.Context(), blob.Digest(content.Hash()))
 	if err != nil {
 		h.internal(w, r, err)
+		return
+	}
+	if found.Size != token.length {
+		refuse(w, http.StatusBadRequest, "LengthMismatch", fmt.Sprintf("content has %d bytes, %d were allocated", found.Size, length))
 		return
 	}
 	status := http.StatusOK
@@ -190,7 +254,7 @@ func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, content cid.
 	}
 	w.Header().Set("Location", found.URL)
 	w.Header().Set("Cache-Control", "no-store")
-	reply(w, status, uploaded{Content: content.String(), Length: found.Length, URL: found.URL})
+	reply(w, status, uploaded{Content: content.String(), Length: length, URL: found.URL})
 }
 
 // refusePut answers an upload that failed, by whose fault it was.
@@ -221,25 +285,31 @@ func (h *uploadHandler) internal(w http.ResponseWriter, r *http.Request, err err
 	refuse(w, http.StatusInternalServerError, "Internal", "the content could not be stored; try again later")
 }
 
-// authorised answers 401 (RFC 6750) and returns false unless the request carries one of the tokens. Digests are
-// compared, all of them, so the time it takes tells nothing about a token.
-func (h *uploadHandler) authorised(w http.ResponseWriter, r *http.Request) bool {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	given := token != "" && strings.EqualFold(scheme, "Bearer")
-	digest, match := sha256.Sum256([]byte(token)), 0
-	for _, t := range h.tokens {
-		match |= subtle.ConstantTimeCompare(digest[:], t[:])
-	}
-	if given && match == 1 {
-		return true
-	}
-	challenge := `Bearer realm="w3filecoin uploads"`
+// authorised answers 401 (RFC 6750) or 403 and returns false unless the request carries a token for the content.
+func (h *uploadHandler) authorised(w http.ResponseWriter, r *http.Request, content cid.Cid) (uploadToken, bool) {
+	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	given := text != "" && strings.EqualFold(scheme, "Bearer")
+	token, ok := uploadToken{}, false
 	if given {
-		challenge += `, error="invalid_token"`
+		token, ok = parseUploadToken(text, content, h.verifier)
 	}
-	w.Header().Set("WWW-Authenticate", challenge)
-	refuse(w, http.StatusUnauthorized, "Unauthorized", "send a valid upload token: Authorization: Bearer {token}")
-	return false
+	switch {
+	case !ok:
+		challenge := `Bearer realm="w3filecoin uploads"`
+		if given {
+			challenge += `, error="invalid_token"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
+		refuse(w, http.StatusUnauthorized, "Unauthorized", "send the headers of the address that space/blob/add allocated for this content")
+		return token, false
+	case h.cfg.Now().Unix() >= token.expires:
+		refuse(w, http.StatusForbidden, "Expired", "the address has expired; invoke space/blob/add again")
+		return token, false
+	case token.length > 1<<62:
+		refuse(w, http.StatusRequestEntityTooLarge, "ContentTooLarge", "no content has so many bytes")
+		return token, false
+	}
+	return token, true
 }
 
 // uploadBody reads a request's body, gives each read a deadline and remembers the first error, by which the client's

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,24 +22,57 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/blob"
+	"github.com/storacha/w3filecoin/uploads"
+	"github.com/storacha/w3filecoin/wire"
 )
 
-const token = "a-token-of-more-than-16-characters"
+// expiry is when the tokens of these tests end, uploadClock the time that they are judged by.
+var expiry = time.Unix(1_785_578_400, 0)
 
-// newUploads serves uploads to a directory, with the token above and a limit of 1 MiB unless cfg says otherwise.
-func newUploads(t testing.TB, d *Dir, cfg UploadConfig) *httptest.Server {
+func uploadClock() time.Time { return expiry.Add(-time.Minute) }
+
+func uploadSigner(t testing.TB, seed byte) capabilities.Signer {
 	t.Helper()
-	if cfg.Tokens == nil {
-		cfg.Tokens = []string{token}
-	}
-	cfg.MaxBytes = or(cfg.MaxBytes, 1<<20)
-	h, err := NewUploadHandler(newCustody(t, testBase, d), cfg)
+	s, err := wire.SignerOfSeed(bytes.Repeat([]byte{seed}, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(h)
+	return s
+}
+
+func newBucket(t testing.TB, d Place) *Uploads {
+	t.Helper()
+	b, err := newCustody(t, testBase, d).Uploads(uploadSigner(t, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// newUploads serves uploads to a directory.
+func newUploads(t testing.TB, d *Dir, cfg UploadConfig) *httptest.Server {
+	t.Helper()
+	cfg.Now = uploadClock
+	server := httptest.NewServer(NewUploadHandler(newBucket(t, d), cfg))
 	t.Cleanup(server.Close)
 	return server
+}
+
+// allocated returns the headers of an address for content of a length.
+func allocated(t testing.TB, content cid.Cid, length int) string {
+	t.Helper()
+	a, err := newBucket(t, newDir(t)).Allocate(t.Context(), blob.Blob{Digest: blob.Digest(content.Hash()), Size: uint64(length)}, expiry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := testBase + "/blob/" + cid.NewCidV1(Raw, content.Hash()).String(); a.URL != want || a.Expires != uint64(expiry.Unix()) || len(a.Headers) != 1 {
+		t.Fatalf("the address is %+v, want it at %s", a, want)
+	}
+	return a.Headers["authorization"]
 }
 
 // raw sends text as it is over a connection of its own. Closing is left to the test.
@@ -71,43 +105,92 @@ func readResponse(t testing.TB, r *bufio.Reader) (*http.Response, string) {
 
 func TestUpload(t *testing.T) {
 	d := newDir(t)
-	server := newUploads(t, d, UploadConfig{Tokens: []string{"the-previous-token-is-valid-too", token}})
+	bucket := newBucket(t, d)
+	server := newUploads(t, d, UploadConfig{})
 	b := pattern(500, 0)
 	content := contentOf(t, Raw, b)
-	path := "/upload/" + content.String()
-	url := testBase + "/content/" + content.String()
-	bearer := []string{"Authorization", "Bearer " + token}
+	path, url := "/blob/"+content.String(), testBase+"/content/"+content.String()
+	auth := []string{"Authorization", allocated(t, content, 500)}
 
-	resp, body := request(t, server, "HEAD", path, nil, bearer...)
-	wantRefusal(t, resp, body, 404, "ContentNotFound")
-
-	for i, status := range []int{201, 200, 200} {
-		resp, body := request(t, server, "PUT", path, bytes.NewReader(b), bearer...)
+	if _, err := bucket.Stat(t.Context(), blob.Digest(content.Hash())); !errors.Is(err, uploads.ErrNoBlob) {
+		t.Errorf("before the upload: %v", err)
+	}
+	for i, body := range []io.Reader{bytes.NewReader(b), bytes.NewReader(b), struct{ io.Reader }{bytes.NewReader(b)}} {
+		resp, text := request(t, server, "PUT", path, body, auth...)
 		var got uploaded
-		if err := json.Unmarshal([]byte(body), &got); err != nil {
-			t.Fatalf("upload %d: body %q: %v", i, body, err)
+		if err := json.Unmarshal([]byte(text), &got); err != nil {
+			t.Fatalf("upload %d: body %q: %v", i, text, err)
 		}
 		if diff := cmp.Diff(uploaded{Content: content.String(), Length: 500, URL: url}, got); diff != "" {
 			t.Errorf("upload %d: %s", i, diff)
+		}
+		status := 200
+		if i == 0 {
+			status = 201
 		}
 		if resp.StatusCode != status || resp.Header.Get("Location") != url {
 			t.Errorf("upload %d: status %d, Location %q; want %d, %q", i, resp.StatusCode, resp.Header.Get("Location"), status, url)
 		}
 	}
 	wantContent(t, d, content, b)
+	if got, err := bucket.Stat(t.Context(), blob.Digest(content.Hash())); err != nil || got != (uploads.Stored{Size: 500, URL: url}) {
+		t.Errorf("after the upload: %+v, %v", got, err)
+	}
+}
 
-	resp, _ = request(t, server, "HEAD", path, nil, "Authorization", "bearer the-previous-token-is-valid-too")
-	if resp.StatusCode != 200 || resp.ContentLength != 500 || resp.Header.Get("Content-Location") != url {
-		t.Errorf("HEAD: status %d, length %d, header %v", resp.StatusCode, resp.ContentLength, resp.Header)
+// TestUploadWithoutLength: clients that stream state no length; what was allocated holds all the same.
+func TestUploadWithoutLength(t *testing.T) {
+	d := newDir(t)
+	server := newUploads(t, d, UploadConfig{})
+	b := pattern(500, 0)
+	content := contentOf(t, Raw, b)
+	for _, tt := range []struct {
+		name   string
+		length int
+		body   []byte
+		status int
+		want   string
+	}{
+		{"longer", 499, b, 413, "ContentTooLarge"},
+		{"shorter", 500, b[:499], 400, "ContentMismatch"},
+		{"shorter than allocated for these bytes", 501, b, 400, "LengthMismatch"},
+	} {
+		resp, text := request(t, server, "PUT", "/blob/"+content.String(), struct{ io.Reader }{bytes.NewReader(tt.body)},
+			"Authorization", allocated(t, content, tt.length))
+		wantRefusal(t, resp, text, tt.status, tt.want)
+	}
+	other := contentOf(t, CAR, b).String() // the same bytes, by another name
+	if resp, _ := request(t, server, "PUT", "/blob/"+other, struct{ io.Reader }{bytes.NewReader(b)}, "Authorization", allocated(t, content, 500)); resp.StatusCode != 200 {
+		t.Errorf("status %d, want 200", resp.StatusCode)
+	}
+}
+
+// TestBucketVouches: what an operator placed has not been verified, and so is not what was uploaded.
+func TestBucketVouches(t *testing.T) {
+	b := pattern(500, 0)
+	content := contentOf(t, Raw, b)
+	d := newDir(t)
+	if err := os.WriteFile(filepath.Join(d.path, content.String()), []byte("something else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newBucket(t, d).Stat(t.Context(), blob.Digest(content.Hash())); !errors.Is(err, uploads.ErrNoBlob) {
+		t.Errorf("a file that was not uploaded: %v", err)
+	}
+	put(t, d, b)
+	if got, err := newBucket(t, d).Stat(t.Context(), blob.Digest(content.Hash())); err != nil || got.Size != 500 {
+		t.Errorf("what was uploaded: %+v, %v", got, err)
 	}
 }
 
 func TestUploadRefuses(t *testing.T) {
 	b := pattern(500, 0)
-	content := contentOf(t, Raw, b).String()
-	other := contentOf(t, Raw, pattern(500, 1)).String()
-	absent := contentOf(t, Raw, []byte("absent")).String()
-	bearer := "Bearer " + token
+	content := contentOf(t, Raw, b)
+	other := contentOf(t, Raw, pattern(500, 1))
+	bearer := allocated(t, content, 500)
+	token := strings.TrimPrefix(bearer, "Bearer ")
+	sign := func(seed byte, length uint64, expires time.Time) string {
+		return "Bearer " + uploadToken{content, length, expires.Unix()}.sign(uploadSigner(t, seed))
+	}
 	for _, tt := range []struct {
 		name, method, path, auth string
 		body                     io.Reader
@@ -115,25 +198,28 @@ func TestUploadRefuses(t *testing.T) {
 		status                   int
 		want, says               string
 	}{
-		{name: "no token", auth: "-", status: 401, want: "Unauthorized", says: "Authorization: Bearer"},
-		{name: "no token, HEAD", method: "HEAD", auth: "-", status: 401},
+		{name: "no token", auth: "-", status: 401, want: "Unauthorized", says: "space/blob/add"},
 		{name: "wrong token", auth: bearer + "x", status: 401, want: "Unauthorized"},
 		{name: "prefix of the token", auth: bearer[:len(bearer)-1], status: 401, want: "Unauthorized"},
 		{name: "empty token", auth: "Bearer ", status: 401, want: "Unauthorized"},
 		{name: "other scheme", auth: "Basic " + token, status: 401, want: "Unauthorized"},
-		{name: "token in the query", path: "/upload/" + content + "?access_token=" + token, auth: "-", status: 401, want: "Unauthorized"},
-		{name: "other bytes", path: "/upload/" + other, status: 400, want: "ContentMismatch", says: content},
-		{name: "empty body", path: "/upload/" + other, body: http.NoBody, status: 400, want: "ContentMismatch"},
-		{name: "too long", body: bytes.NewReader(make([]byte, 1<<20+1)), status: 413, want: "ContentTooLarge", says: "at most 1048576"},
-		{name: "no length", body: struct{ io.Reader }{bytes.NewReader(b)}, status: 411, want: "LengthRequired", says: "Content-Length"},
+		{name: "token in the query", path: "/blob/" + content.String() + "?access_token=" + token, auth: "-", status: 401, want: "Unauthorized"},
+		{name: "token of somebody else", auth: sign(2, 500, expiry), status: 401, want: "Unauthorized"},
+		{name: "token for other content", auth: allocated(t, other, 500), status: 401, want: "Unauthorized"},
+		{name: "another length written into it", auth: strings.Replace(bearer, "500.", "501.", 1), status: 401, want: "Unauthorized"},
+		{name: "another end written into it", auth: strings.Replace(bearer, ".17", ".18", 1), status: 401, want: "Unauthorized"},
+		{name: "expired", auth: sign(1, 500, uploadClock()), status: 403, want: "Expired", says: "again"},
+		{name: "endless", auth: sign(1, 1<<63, expiry), status: 413, want: "ContentTooLarge"},
+		{name: "other bytes", path: "/blob/" + other.String(), auth: allocated(t, other, 500), status: 400, want: "ContentMismatch", says: content.String()},
+		{name: "empty body", body: http.NoBody, status: 400, want: "LengthMismatch"},
+		{name: "too long", body: bytes.NewReader(make([]byte, 501)), status: 413, want: "ContentTooLarge", says: "500 were allocated"},
+		{name: "too short", body: bytes.NewReader(make([]byte, 499)), status: 400, want: "LengthMismatch", says: "500 were allocated"},
 		{name: "part", header: []string{"Content-Range", "bytes 0-499/1000"}, status: 400, want: "InvalidRequest"},
-		{name: "no CID", path: "/upload/", status: 400, want: "InvalidContent"},
-		{name: "not a CID", path: "/upload/../../etc/passwd", status: 400, want: "InvalidContent"},
-		{name: "encoded traversal", path: "/upload/..%2f..%2fetc%2fpasswd", status: 400, want: "InvalidContent"},
-		{name: "piece CID", path: "/upload/bafkzcibcbaclqmjihrn77x7qjo3m5zmdbpfuiqcwbcj76o5aocs6ewukzmzpkpq", status: 400, want: "InvalidContent", says: "sha2-256"},
+		{name: "no CID", path: "/blob/", status: 400, want: "InvalidContent"},
+		{name: "not a CID", path: "/blob/../../etc/passwd", status: 400, want: "InvalidContent"},
+		{name: "encoded traversal", path: "/blob/..%2f..%2fetc%2fpasswd", status: 400, want: "InvalidContent"},
+		{name: "piece CID", path: "/blob/bafkzcibcbaclqmjihrn77x7qjo3m5zmdbpfuiqcwbcj76o5aocs6ewukzmzpkpq", status: 400, want: "InvalidContent", says: "sha2-256"},
 		{name: "other path", path: "/elsewhere", status: 404, want: "NotFound"},
-		{name: "absent, HEAD", method: "HEAD", path: "/upload/" + absent, body: http.NoBody, status: 404},
-		{name: "not a CID, HEAD", method: "HEAD", path: "/upload/x", body: http.NoBody, status: 400},
 		{name: "POST", method: "POST", status: 405, want: "MethodNotAllowed"},
 		{name: "GET", method: "GET", body: http.NoBody, status: 405, want: "MethodNotAllowed"},
 		{name: "DELETE", method: "DELETE", body: http.NoBody, status: 405, want: "MethodNotAllowed"},
@@ -148,7 +234,7 @@ func TestUploadRefuses(t *testing.T) {
 			if tt.auth != "-" {
 				header = append(header, "Authorization", or(tt.auth, bearer))
 			}
-			resp, body := request(t, server, or(tt.method, "PUT"), or(tt.path, "/upload/"+content), tt.body, header...)
+			resp, body := request(t, server, or(tt.method, "PUT"), or(tt.path, "/blob/"+content.String()), tt.body, header...)
 			wantRefusal(t, resp, body, tt.status, tt.want)
 			if !strings.Contains(body, tt.says) {
 				t.Errorf("body %q does not say %q", body, tt.says)
@@ -157,10 +243,11 @@ func TestUploadRefuses(t *testing.T) {
 			if (tt.status == 401) != strings.HasPrefix(challenge, `Bearer realm="`) || strings.Contains(body+challenge, token) {
 				t.Errorf("WWW-Authenticate %q", challenge)
 			}
-			if invalid := strings.Contains(challenge, "invalid_token"); invalid != (tt.name == "wrong token" || tt.name == "prefix of the token") {
+			given := strings.HasPrefix(tt.auth, "Bearer ") && tt.auth != "Bearer "
+			if invalid := strings.Contains(challenge, "invalid_token"); tt.status == 401 && invalid != given {
 				t.Errorf("WWW-Authenticate %q", challenge)
 			}
-			if allow := resp.Header.Get("Allow"); tt.status == 405 && allow != "PUT, HEAD" {
+			if allow := resp.Header.Get("Allow"); tt.status == 405 && allow != "PUT" {
 				t.Errorf("Allow %q", allow)
 			}
 			if got := files(t, d.path); len(got) != 0 {
@@ -170,10 +257,25 @@ func TestUploadRefuses(t *testing.T) {
 	}
 }
 
+// FuzzUploadToken: no text is a token but what the signer made.
+func FuzzUploadToken(f *testing.F) {
+	signer := uploadSigner(f, 1)
+	content := contentOf(f, Raw, []byte("content"))
+	good := uploadToken{content, 7, 1_785_578_400}.sign(signer)
+	f.Add(good)
+	f.Add("7.1785578400.")
+	f.Add("-1..")
+	f.Fuzz(func(t *testing.T, text string) {
+		if got, ok := parseUploadToken(text, content, signer.Verifier()); ok && got != (uploadToken{content, 7, 1_785_578_400}) {
+			t.Errorf("%q is taken for %+v", text, got)
+		}
+	})
+}
+
 func TestUploadBodyFails(t *testing.T) {
 	b := pattern(500, 0)
 	content := contentOf(t, Raw, b)
-	head := fmt.Sprintf("PUT /upload/%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 500\r\n", content, token)
+	head := fmt.Sprintf("PUT /blob/%s HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: 500\r\n", content, allocated(t, content, 500))
 
 	t.Run("truncated", func(t *testing.T) {
 		d := newDir(t)
@@ -202,18 +304,15 @@ func TestUploadBodyFails(t *testing.T) {
 	t.Run("trickling", func(t *testing.T) {
 		// Each read takes a second by the clock that uploads are paced by.
 		d := newDir(t)
-		h, err := NewUploadHandler(newCustody(t, testBase, d), UploadConfig{Tokens: []string{token}, MaxBytes: 500, MinRate: 500})
-		if err != nil {
-			t.Fatal(err)
-		}
+		h := NewUploadHandler(newBucket(t, d), UploadConfig{MinRate: 500, Now: uploadClock})
 		var clock time.Time
 		h.(*uploadHandler).now = func() time.Time {
 			clock = clock.Add(time.Second)
 			return clock
 		}
-		r := httptest.NewRequest("PUT", "/upload/"+content.String(), iotest.OneByteReader(bytes.NewReader(b)))
+		r := httptest.NewRequest("PUT", "/blob/"+content.String(), iotest.OneByteReader(bytes.NewReader(b)))
 		r.ContentLength = 500
-		r.Header.Set("Authorization", "Bearer "+token)
+		r.Header.Set("Authorization", allocated(t, content, len(b)))
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		resp := w.Result()
@@ -305,7 +404,7 @@ func TestUploadDiskFails(t *testing.T) {
 		d.disk = newCrashDisk(2, false, tt.err) // the first write
 		var log lockedBuffer
 		server := newUploads(t, d, UploadConfig{Log: slog.New(slog.NewTextHandler(&log, nil))})
-		resp, body := request(t, server, "PUT", "/upload/"+content.String(), bytes.NewReader(b), "Authorization", "Bearer "+token)
+		resp, body := request(t, server, "PUT", "/blob/"+content.String(), bytes.NewReader(b), "Authorization", allocated(t, content, len(b)))
 		wantRefusal(t, resp, body, tt.status, tt.name)
 		if !strings.Contains(log.String(), tt.err.Error()) || strings.Contains(body, tt.err.Error()) {
 			t.Errorf("log %q, body %q: the cause belongs into the log only", log.String(), body)
@@ -313,7 +412,7 @@ func TestUploadDiskFails(t *testing.T) {
 		if got := files(t, d.path); len(got) != 0 {
 			t.Errorf("left behind: %q", got)
 		}
-		resp, _ = request(t, server, "PUT", "/upload/"+content.String(), bytes.NewReader(b), "Authorization", "Bearer "+token)
+		resp, _ = request(t, server, "PUT", "/blob/"+content.String(), bytes.NewReader(b), "Authorization", allocated(t, content, len(b)))
 		if resp.StatusCode != 201 {
 			t.Errorf("after the fault: status %d", resp.StatusCode)
 		}
@@ -324,7 +423,8 @@ func TestUploadBusy(t *testing.T) {
 	d := newDir(t)
 	server := newUploads(t, d, UploadConfig{MaxUploads: 1})
 	b := pattern(2000, 3)
-	path := "/upload/" + contentOf(t, Raw, b).String()
+	content := contentOf(t, Raw, b)
+	path := "/blob/" + content.String()
 
 	body, w := io.Pipe()
 	req, err := http.NewRequestWithContext(t.Context(), "PUT", server.URL+path, body)
@@ -332,7 +432,7 @@ func TestUploadBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.ContentLength = int64(len(b))
-	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Authorization", allocated(t, content, len(b)))
 	req.Header.Set("Expect", "100-continue") // holds the body back until the handler reads, by when it has its slot
 	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}
 	first := make(chan error, 1)
@@ -350,7 +450,7 @@ func TestUploadBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	resp, text := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", "Bearer "+token)
+	resp, text := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", allocated(t, content, len(b)))
 	wantRefusal(t, resp, text, 503, "Busy")
 	if resp.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
@@ -362,7 +462,7 @@ func TestUploadBusy(t *testing.T) {
 	if err := <-first; err != nil {
 		t.Fatal(err)
 	}
-	if resp, _ := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", "Bearer "+token); resp.StatusCode != 200 {
+	if resp, _ := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", allocated(t, content, len(b))); resp.StatusCode != 200 {
 		t.Errorf("after the first: status %d", resp.StatusCode)
 	}
 }
@@ -371,12 +471,13 @@ func TestUploadConcurrently(t *testing.T) {
 	d := newDir(t)
 	server := newUploads(t, d, UploadConfig{})
 	b := pattern(100_000, 9)
-	path := "/upload/" + contentOf(t, Raw, b).String()
+	content := contentOf(t, Raw, b)
+	path := "/blob/" + content.String()
 	var created atomic.Int32
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			resp, _ := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", "Bearer "+token)
+			resp, _ := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", allocated(t, content, len(b)))
 			switch resp.StatusCode {
 			case 201:
 				created.Add(1)
@@ -395,26 +496,16 @@ func TestUploadConcurrently(t *testing.T) {
 	}
 }
 
-func TestNewUploadHandlerRefuses(t *testing.T) {
-	writable := newCustody(t, testBase, newDir(t))
-	readOnly := newCustody(t, testBase, operatorDir(t, "x", nil))
-	for _, tt := range []struct {
-		name    string
-		custody *Custody
-		cfg     UploadConfig
-	}{
-		{"no directory for uploads", readOnly, UploadConfig{Tokens: []string{token}, MaxBytes: 1}},
-		{"no token", writable, UploadConfig{MaxBytes: 1}},
-		{"empty token", writable, UploadConfig{Tokens: []string{token, ""}, MaxBytes: 1}},
-		{"token that can be guessed", writable, UploadConfig{Tokens: []string{"secret"}, MaxBytes: 1}},
-		{"token with a line end", writable, UploadConfig{Tokens: []string{token + "\n"}, MaxBytes: 1}},
-		{"no limit", writable, UploadConfig{Tokens: []string{token}}},
-	} {
-		if _, err := NewUploadHandler(tt.custody, tt.cfg); err == nil {
-			t.Errorf("%s: accepted", tt.name)
-		} else if strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: the error repeats the token: %v", tt.name, err)
-		}
+func TestNewBucketRefuses(t *testing.T) {
+	if _, err := newCustody(t, testBase, operatorDir(t, "x", nil)).Uploads(uploadSigner(t, 1)); err == nil {
+		t.Error("no directory for uploads: accepted")
+	}
+	if _, err := newCustody(t, testBase, newDir(t)).Uploads(capabilities.Signer{}); err == nil {
+		t.Error("no signer: accepted")
+	}
+	blake := append([]byte{0xa0, 0xe4, 0x02, 32}, make([]byte, 32)...)
+	if _, err := newBucket(t, newDir(t)).Allocate(t.Context(), blob.Blob{Digest: blake}, expiry); err == nil {
+		t.Error("another hash: accepted")
 	}
 }
 

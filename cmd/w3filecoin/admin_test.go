@@ -132,7 +132,7 @@ type heldDatabase struct{ engine *sqlite.Engine }
 // adminNode starts all roles with the admin interface on, and returns the node and the arguments by which the command line reaches it.
 func adminNode(t *testing.T) (*node, []string) {
 	t.Helper()
-	cfg := demoConfig(t.TempDir(), "")
+	cfg := demoConfig(t.TempDir())
 	cfg.Admin = "127.0.0.1:0"
 	n, err := build(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -291,7 +291,7 @@ func TestAdminIsClosed(t *testing.T) {
 
 	for address, ok := range map[string]bool{"127.0.0.1:8010": true, "[::1]:8010": true, "localhost:8010": true, "0.0.0.0:8010": false, ":8010": false,
 		"192.0.2.1:8010": false, "example.com:8010": false, "8010": false} {
-		c := demoConfig(t.TempDir(), "")
+		c := demoConfig(t.TempDir())
 		c.Admin = address
 		if err := c.validate(); (err == nil) != ok {
 			t.Errorf("admin = %q: %v", address, err)

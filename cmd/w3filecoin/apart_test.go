@@ -80,7 +80,7 @@ func newApart(t *testing.T) *apart {
 	registered := func(section, name string) string { return neighbour("["+section+"]", name, "") }
 	const sizes = `sizes = ["1MiB", "2MiB", "4MiB", "8MiB"]` + "\n"
 	for i, name := range []string{"one", "two"} {
-		n.configure(name, identity("storefront", name)+fmt.Sprintf("allow = [%q]\nupload_token = %q\n", agents[i], uploadToken)+
+		n.configure(name, identity("storefront", name)+fmt.Sprintf("allow = [%q]\n", agents[i])+
 			"max_piece = \"4MiB\"\ncontent_retry = \"100ms\"\npull = \"5s\"\n"+
 			neighbour("storefront.aggregator", "aggregator", proofFile("aggregator", name, "piece/offer"))+
 			neighbour("storefront.compute", "compute", proofFile("compute", name, "compute/piececid"))+

@@ -42,6 +42,7 @@ import (
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/sqlite"
 	"github.com/storacha/w3filecoin/storefront"
+	"github.com/storacha/w3filecoin/uploads"
 	"github.com/storacha/w3filecoin/wire"
 )
 
@@ -217,8 +218,9 @@ func (n *node) buildRole(r *role) error {
 			Disagreed: func(_ context.Context, u *capabilities.UCAN, why error) {
 				log.Error("two judges disagree about a chain of proofs; it is refused", "task", u.Link(), "err", why)
 			}},
-		Extra:   map[string]capabilities.Method{ucan.RevokeAbility: revocations.Method(signer)},
-		Observe: n.metrics.Execution(func(ability string) bool { return methods[ability] != nil || ability == ucan.RevokeAbility }),
+		WithEffects: uploads.WithEffects,
+		Extra:       map[string]capabilities.Method{ucan.RevokeAbility: revocations.Method(signer)},
+		Observe:     n.metrics.Execution(func(ability string) bool { return methods[ability] != nil || ability == ucan.RevokeAbility }),
 	})
 	r.workers = &roles.Workers{
 		Role: r.name, Driver: waker, Handlers: service.Handlers(), Width: 8, Widths: widths,
@@ -265,11 +267,11 @@ func (n *node) service(name string, driver store.Driver) (roles.Service, map[str
 
 func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
 	cfg := n.cfg.Storefront
-	uploads, err := source.OpenDir(filepath.Join(n.cfg.Data, "uploads"))
+	own, err := source.OpenDir(filepath.Join(n.cfg.Data, "uploads"))
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	places := []source.Place{uploads}
+	places := []source.Place{own}
 	for _, path := range cfg.Directories {
 		d, err := source.OpenReadOnlyDir(path)
 		if err != nil {
@@ -338,14 +340,8 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	routes := map[string]http.Handler{
 		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve,
 	}
-	if cfg.UploadToken != "" {
-		upload, err := source.NewUploadHandler(custody, source.UploadConfig{Tokens: []string{cfg.UploadToken}, MaxBytes: maxPayload(cfg.MaxPiece), Log: log})
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		routes["/upload/"] = upload
-	}
-	return s, routes, map[string]int{storefront.ValidateQueue: asked}, nil
+	joined, err := n.uploads(s, custody, policy, driver, routes, log)
+	return joined, routes, map[string]int{storefront.ValidateQueue: asked}, err
 }
 
 // providers returns the compute providers that the storefront may ask: the one of this process, or configured in its place, and the further ones.

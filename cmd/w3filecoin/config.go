@@ -18,6 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/aggregator"
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/source/s3"
+	"github.com/storacha/w3filecoin/uploads"
 	"github.com/storacha/w3filecoin/wire"
 )
 
@@ -104,8 +105,9 @@ type StorefrontConfig struct {
 	Open  bool     `toml:"open"`
 	// MaxPiece is the largest piece in padded bytes ("16GiB"): half the aggregator's largest deal size.
 	MaxPiece Size `toml:"max_piece"`
-	// UploadToken is the bearer token of PUT /upload/{content CID}; uploads are off if empty.
-	UploadToken string `toml:"upload_token"`
+	// Uploads takes content (space/blob/add) from whoever may offer. UploadWindow is how long an upload may begin after it was allocated; 24h.
+	Uploads      bool     `toml:"uploads"`
+	UploadWindow Duration `toml:"upload_window"`
 	// Directories hold content that the operator places there, as files named by content CID.
 	Directories []string `toml:"directories"`
 	// Buckets hold content too: S3-compatible ones, each with its own store and credentials.
@@ -298,6 +300,8 @@ func defaultConfig() Config {
 	c.Storefront.MaxPiece = 16 << 30
 	c.Storefront.Reputation = Reputation{HalfLife: Duration(72 * time.Hour), Quarantine: 3, Refuse: 10}
 	c.Aggregator.Reputation = c.Storefront.Reputation
+	c.Storefront.Uploads = true
+	c.Storefront.UploadWindow = Duration(uploads.DefaultWindow)
 	c.DealTracker.Network = "mainnet"
 	c.DealTracker.Confidence = "finalized"
 	c.Devnet.Listen = "127.0.0.1:8009"
@@ -393,7 +397,7 @@ func beside(file, path string) string {
 	return filepath.Join(filepath.Dir(file), path)
 }
 
-// set sets one setting by its name with "_" for ".": "storefront_upload_token".
+// set sets one setting by its name with "_" for ".": "storefront_upload_window".
 func (c *Config) set(name, value string) error {
 	return setField(reflect.ValueOf(c).Elem(), name, value)
 }
@@ -545,21 +549,21 @@ func (c *Config) validate() error {
 				bad("storefront.allow: %q is not a DID: %v", d, err)
 			}
 		}
-		if t := c.Storefront.UploadToken; t != "" && (len(t) < 16 || strings.ContainsAny(t, " \t\r\n")) {
-			bad("storefront.upload_token: use at least 16 characters, and no spaces")
+		if c.Storefront.UploadWindow == 0 {
+			bad("storefront.upload_window: an upload needs some time to begin, like 24h")
 		}
-		uploads := 0
+		takers := 0
 		for i := range c.Storefront.Buckets {
 			b := &c.Storefront.Buckets[i]
 			if _, err := b.open(); err != nil {
 				bad("storefront.buckets: %v", err)
 			}
 			if b.Uploads {
-				uploads++
+				takers++
 			}
 		}
-		if uploads > 1 {
-			bad("storefront.buckets: uploads go to one bucket, not to %d", uploads)
+		if takers > 1 {
+			bad("storefront.buckets: uploads go to one bucket, not to %d", takers)
 		}
 		if n := uint64(c.Storefront.MaxPiece); n == 0 || n&(n-1) != 0 {
 			bad("storefront.max_piece: a padded piece size is a power of two, like 16GiB")

@@ -84,7 +84,7 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 			c.Roles = []string{aggregatorRole}
 			c.Aggregator.Dealer = Neighbour{DID: "did:web:dealer.example", URL: "https://dealer.example"}
 		}, []string{"aggregator.dealer.proof", "delegate"}},
-		{"token with a space", func(c *Config) { c.Storefront.UploadToken = "sixteen characters" }, []string{"upload_token", "no spaces"}},
+		{"no time for uploads", func(c *Config) { c.Storefront.UploadWindow = 0 }, []string{"upload_window", "24h"}},
 		{"devnet alone", func(c *Config) { c.Roles = []string{devnetName} }, []string{"devnet.offers", "devnet.pieces"}},
 		{"devnet elsewhere", func(c *Config) {
 			c.Roles = []string{dealtrackerRole}
@@ -99,13 +99,13 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 		}, []string{"storefront.providers", "did, url and proof", `"us-east-1"`, "parallel = -1"}},
 		{"several", func(c *Config) {
 			c.Aggregator.Sizes = []Size{3}
-			c.Storefront.UploadToken = "short"
+			c.Storefront.UploadWindow = 0
 			c.Storefront.MaxPiece = 100
 			c.Dealer.Listen = "nowhere"
 			c.Keys = map[string]string{"web": "key"}
 			c.Storefront.Allow = []string{"somebody"}
 			c.DealTracker.Confidence = "hope"
-		}, []string{"aggregator.sizes", "upload_token", "max_piece", "dealer.listen", `"web" is not a DID`, `"somebody"`, "confidence"}},
+		}, []string{"aggregator.sizes", "upload_window", "max_piece", "dealer.listen", `"web" is not a DID`, `"somebody"`, "confidence"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := defaultConfig()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -72,7 +71,7 @@ type demo struct {
 }
 
 // demoConfig is a pipeline in a hurry, on ports of the machine's choice.
-func demoConfig(data, token string) Config {
+func demoConfig(data string) Config {
 	c := defaultConfig()
 	c.Data = data
 	for _, role := range allRoles {
@@ -89,7 +88,6 @@ func demoConfig(data, token string) Config {
 	c.Aggregator.Pull = Duration(5 * time.Second)
 	c.Storefront.Pull = Duration(5 * time.Second)
 	c.Storefront.ContentRetry = Duration(100 * time.Millisecond)
-	c.Storefront.UploadToken = token
 	c.Dealer.Poll = Duration(50 * time.Millisecond)
 	c.DealTracker.Poll = Duration(100 * time.Millisecond)
 	c.DealTracker.Confidence = "finalized"
@@ -104,11 +102,7 @@ func (d *demo) run(ctx context.Context, files []string, data string, build func(
 		}
 		defer os.RemoveAll(data)
 	}
-	secret := make([]byte, 16)
-	if _, err := rand.Read(secret); err != nil {
-		return err
-	}
-	n, err := build(demoConfig(data, hex.EncodeToString(secret)))
+	n, err := build(demoConfig(data))
 	if err != nil {
 		return err
 	}
@@ -128,11 +122,11 @@ func (d *demo) run(ctx context.Context, files []string, data string, build func(
 	if err != nil {
 		return err
 	}
-	if d.offerer, err = dialStorefront(ctx, n.cfg.url(storefrontRole), n.cfg.Storefront.UploadToken, agent); err != nil {
+	if d.offerer, err = dialStorefront(ctx, n.cfg.url(storefrontRole), agent); err != nil {
 		return err
 	}
 	d.offerer.app = d.app
-	if d.aggregator, err = dialStorefront(ctx, n.cfg.url(aggregatorRole), "", agent); err != nil {
+	if d.aggregator, err = dialStorefront(ctx, n.cfg.url(aggregatorRole), agent); err != nil {
 		return err
 	}
 	if len(files) == 0 {
@@ -250,7 +244,7 @@ func (d *demo) fill(ctx context.Context, of offered) error {
 			if err != nil {
 				return err
 			}
-			if err := d.offerer.store(ctx, content, bytes.NewReader(b), payload); err != nil {
+			if err := d.offerer.store(ctx, content, "filler", bytes.NewReader(b), payload); err != nil {
 				return err
 			}
 			if _, err := d.offerer.offer(ctx, content, link); err != nil {

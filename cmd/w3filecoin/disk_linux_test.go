@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +29,7 @@ func TestDiskFull(t *testing.T) {
 	var stored []content // but not offered yet
 	for range 4 {
 		c := newContent(t, r, 0)
-		if err := n.front.store(t.Context(), c.cid, bytes.NewReader(c.bytes), int64(len(c.bytes))); err != nil {
+		if err := n.front.store(t.Context(), c.cid, "content", bytes.NewReader(c.bytes), int64(len(c.bytes))); err != nil {
 			t.Fatal(err)
 		}
 		stored = append(stored, c)
@@ -45,8 +44,8 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	late := newContent(t, r, 0)
-	if err := n.front.store(t.Context(), late.cid, bytes.NewReader(late.bytes), int64(len(late.bytes))); err == nil || !strings.HasPrefix(err.Error(), "5") {
-		t.Errorf("an upload on a full disk: %v, want HTTP 5xx", err)
+	if err := n.front.store(t.Context(), late.cid, "content", bytes.NewReader(late.bytes), int64(len(late.bytes))); !errors.As(err, new(*capabilities.Unavailable)) {
+		t.Errorf("an upload on a full disk: %v, want HTTP 503", err)
 	}
 	if err := n.check(t.Context(), r, 0); err != nil {
 		t.Errorf("on a full disk: %v", err)

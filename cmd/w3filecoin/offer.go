@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/blob"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles"
@@ -25,11 +26,11 @@ import (
 
 func newOfferCommand(a *app) *cobra.Command {
 	var (
-		url, token, key, with string
-		proofs                []string
-		save                  string
-		follow                bool
-		timeout               time.Duration
+		url, key, with string
+		proofs         []string
+		save           string
+		follow         bool
+		timeout        time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "offer FILE...",
@@ -42,7 +43,7 @@ of the offer, by which its receipts are found. With --follow it waits for the de
 			if err != nil {
 				return err
 			}
-			o, err := dialStorefront(cmd.Context(), url, token, agent)
+			o, err := dialStorefront(cmd.Context(), url, agent)
 			if err != nil {
 				return err
 			}
@@ -91,7 +92,6 @@ of the offer, by which its receipts are found. With --follow it waits for the de
 	}
 	f := cmd.Flags()
 	f.StringVar(&url, "url", "http://127.0.0.1:8001", "the storefront")
-	f.StringVar(&token, "token", os.Getenv("W3FILECOIN_STOREFRONT_UPLOAD_TOKEN"), "its upload token")
 	f.StringVar(&key, "key", "", "file of your agent's key, as 'w3filecoin key generate' makes it")
 	f.StringVar(&with, "with", "", "the space to offer on; your agent's own DID if empty")
 	f.StringArrayVar(&proofs, "proof", nil, "file of a delegation of the space to your agent")
@@ -119,7 +119,7 @@ func readSigner(file string) (capabilities.Signer, error) {
 // offerer stores and offers files at one storefront.
 type offerer struct {
 	app        *app
-	url, token string
+	url        string
 	agent      capabilities.Signer
 	storefront capabilities.DID
 	with       string
@@ -144,9 +144,9 @@ func (o offered) MarshalJSON() ([]byte, error) {
 }
 
 // dialStorefront asks a storefront who it is.
-func dialStorefront(ctx context.Context, url, token string, agent capabilities.Signer) (*offerer, error) {
+func dialStorefront(ctx context.Context, url string, agent capabilities.Signer) (*offerer, error) {
 	url = strings.TrimSuffix(url, "/")
-	o := &offerer{url: url, token: token, agent: agent, with: agent.DID().String(), conn: client.Dial(url, nil), http: &http.Client{}}
+	o := &offerer{url: url, agent: agent, with: agent.DID().String(), conn: client.Dial(url, nil), http: &http.Client{}}
 	var v roles.Version
 	if err := o.getJSON(ctx, "/version", &v); err != nil {
 		return nil, &exitError{exitFailure, fmt.Errorf("asking the storefront who it is: %w", err), "is it running at " + url + "? --url names another"}
@@ -207,12 +207,7 @@ func (o *offerer) offerFile(ctx context.Context, file string) (offered, error) {
 	if err != nil {
 		return of, fmt.Errorf("hashing %s: %w", file, err)
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return of, err
-	}
-	bar, done = o.app.progress(info.Size(), "storing "+info.Name())
-	err = o.store(ctx, of.Content, io.TeeReader(f, bar), info.Size())
-	done()
+	err = o.store(ctx, of.Content, info.Name(), f, info.Size())
 	if err != nil {
 		return of, fmt.Errorf("storing %s: %w", file, err)
 	}
@@ -236,30 +231,25 @@ func hashContent(ctx context.Context, r io.Reader) (cid.Cid, piece.Link, error) 
 	return cid.NewCidV1(cid.Raw, hash), c.Piece, nil
 }
 
-func (o *offerer) store(ctx context.Context, content cid.Cid, r io.Reader, size int64) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, o.url+"/upload/"+content.String(), r)
-	if err != nil {
-		return err
+// store puts content into the storefront's custody.
+func (o *offerer) store(ctx context.Context, content cid.Cid, name string, r io.ReadSeeker, size int64) error {
+	done := func() {}
+	defer func() { done() }()
+	_, err := client.PutBlob(ctx, client.Upload{
+		Conn: o.conn, Agent: o.agent, Storefront: o.storefront, Keys: o.keys, Space: o.with, HTTP: o.http,
+		Terms: capabilities.Terms{Proofs: o.proofs, Expiration: time.Now().Add(time.Hour)},
+	}, blob.Blob{Digest: blob.Digest(content.Hash()), Size: uint64(size)}, func() (io.ReadCloser, error) {
+		if _, err := r.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		var bar io.Writer
+		bar, done = o.app.progress(size, "storing "+name)
+		return io.NopCloser(io.TeeReader(r, bar)), nil
+	})
+	if failure := (*capabilities.Failure)(nil); errors.As(err, &failure) && failure.Name == capabilities.HandlerNotFound {
+		return usage("its operator sets storefront.uploads, or places the file where it looks for content", "the storefront takes no uploads")
 	}
-	req.ContentLength = size
-	req.Header.Set("Authorization", "Bearer "+o.token)
-	resp, err := o.http.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusOK, http.StatusCreated:
-		return nil
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
-		return usage("--token names the storefront's upload token (storefront.upload_token); without one it takes no uploads",
-			"the storefront does not take the upload: %s", resp.Status)
-	}
-	var refusal struct{ Name, Message string }
-	if json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&refusal) == nil && refusal.Message != "" {
-		return fmt.Errorf("%s: %s", resp.Status, refusal.Message)
-	}
-	return errors.New(resp.Status)
+	return err
 }
 
 func (o *offerer) offer(ctx context.Context, content cid.Cid, p piece.Link) (cid.Cid, error) {

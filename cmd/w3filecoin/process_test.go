@@ -420,7 +420,7 @@ func newEye(keys capabilities.Keys, aggregator, dealer *offerer) *eye {
 
 // offer stores content at a storefront and offers it, once.
 func (e *eye) offer(ctx context.Context, at *offerer, c content) (*offering, error) {
-	if err := at.store(ctx, c.cid, bytes.NewReader(c.bytes), int64(len(c.bytes))); err != nil {
+	if err := at.store(ctx, c.cid, "content", bytes.NewReader(c.bytes), int64(len(c.bytes))); err != nil {
 		return nil, fmt.Errorf("storing %s: %w", c.cid, err)
 	}
 	return e.invoke(ctx, at, c)
@@ -736,15 +736,13 @@ func signerOf(t testing.TB, file string) capabilities.Signer {
 // dial asks a role who it is.
 func dial(t testing.TB, url string, agent capabilities.Signer, keys capabilities.Keys) *offerer {
 	t.Helper()
-	o, err := dialStorefront(t.Context(), url, uploadToken, agent)
+	o, err := dialStorefront(t.Context(), url, agent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.keys = keys
+	o.keys, o.app = keys, newApp(nil, io.Discard, io.Discard)
 	return o
 }
-
-const uploadToken = "0123456789abcdef"
 
 func writeConfig(t testing.TB, file, text string) string {
 	t.Helper()
@@ -773,7 +771,6 @@ func newTogether(t testing.TB, settings ...string) *together {
 data = "data"
 [storefront]
 listen = %q
-upload_token = %q
 max_piece = "4MiB"
 content_retry = "100ms"
 pull = "2s"
@@ -795,7 +792,7 @@ listen = %q
 enabled = true
 listen = %q
 epoch = "50ms"
-`, a[0], uploadToken, a[1], a[2], a[3], a[4], a[5])+strings.Join(settings, "\n"))
+`, a[0], a[1], a[2], a[3], a[4], a[5])+strings.Join(settings, "\n"))
 	var urls []string
 	for _, address := range a[:5] {
 		urls = append(urls, "http://"+address)

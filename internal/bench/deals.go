@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,6 +17,7 @@ import (
 	"github.com/multiformats/go-multihash"
 
 	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/blob"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles/client"
@@ -52,8 +52,6 @@ type timed struct {
 	Seconds float64 `json:"seconds"`
 }
 
-const uploadToken = "benchmark-upload-token"
-
 func (d *deals) run(ctx context.Context) (*dealt, error) {
 	signers, err := signersOf(roleNames...)
 	if err != nil {
@@ -66,7 +64,7 @@ func (d *deals) run(ctx context.Context) (*dealt, error) {
 	}
 	ladder := fmt.Sprintf("sizes = [%s]\n", strings.Join(sizes, ", "))
 	n, err := serve(d.binary, d.dir, signers, map[string]string{
-		"storefront":  fmt.Sprintf("upload_token = %q\npull = \"5s\"\ncontent_retry = \"100ms\"\n", uploadToken),
+		"storefront":  "pull = \"5s\"\ncontent_retry = \"100ms\"\n",
 		"aggregator":  ladder + "budget = \"2s\"\npull = \"5s\"\n",
 		"dealer":      ladder + "poll = \"50ms\"\n",
 		"dealtracker": "poll = \"100ms\"\n",
@@ -88,7 +86,12 @@ func (d *deals) run(ctx context.Context) (*dealt, error) {
 		return nil, err
 	}
 	began := time.Now()
-	err = store.Each(ctx, 16, contents, func(c content) error { return upload(ctx, url, c) })
+	at := client.Upload{Conn: client.Dial(url, nil), Agent: agent, Storefront: n.dids["storefront"], Keys: ownKeys{}, Space: agent.DID().String()}
+	err = store.Each(ctx, 16, contents, func(c content) error {
+		_, err := client.PutBlob(ctx, at, blob.Blob{Digest: blob.Digest(c.cid.Hash()), Size: uint64(len(c.bytes))},
+			func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(c.bytes)), nil })
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -215,23 +218,3 @@ func makeContents(ctx context.Context, n int) ([]content, error) {
 	return list, err
 }
 
-func upload(ctx context.Context, url string, c content) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url+"/upload/"+c.cid.String(), bytes.NewReader(c.bytes))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+uploadToken)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusCreated {
-		return fmt.Errorf("storing %s: %s: %s", c.cid, resp.Status, text)
-	}
-	return nil
-}
