@@ -217,4 +217,3 @@ func makeContents(ctx context.Context, n int) ([]content, error) {
 	})
 	return list, err
 }
-
