@@ -165,13 +165,9 @@ func validation() []mutant {
 			`return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: it has not been stored here")`,
 			"return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})"}}, rolestest, network},
 		{"storefront/keeps failures", "a provider's failure to find content is kept as its answer for ever",
-			[]edit{{validate, "if r.Out.Error == nil {", "if true {"}}, rolestest, network},
+			[]edit{{"storefront/providers.go", "if r.Out.Error == nil {", "if true {"}}, rolestest, network},
 		{"storefront/gives up", "content that a provider did not find at one time is refused for good", []edit{{validate,
-			`return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
-	}
-	v := store`, `return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})
-	}
-	v := store`}}, "./storefront", "^TestProviderWithoutTheContent$"},
+			"return s.unanswered(ctx, p, q)", "return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})"}}, "./storefront", "^TestProviderWithoutTheContent$"},
 		{"storefront/never expires", "content that never comes is waited for without end",
 			[]edit{{validate, "if errors.Is(err, ErrNoContent) {\n\t\tif s.Now()", "if errors.Is(err, ErrNoContent) {\n\t\tif false && s.Now()"}},
 			rolestest, network},
@@ -234,7 +230,7 @@ func aggregation() []mutant {
 			"./aggregator", stale},
 		{"aggregator/loses", "pieces of a close that came to nothing wait no more", []edit{without(closing, "p.Listing = p.Value.listing()\n")}, "./aggregator", stale},
 		{"aggregator/underfull", "an aggregate is built of too little content", []edit{never(closing, "content < minimum(plan.DealSize)")}, "./aggregator", stale},
-		{"aggregator/strangers", "anybody may offer pieces", []edit{never("aggregator/service.go", "_, ok := s.Storefronts(invoker); !ok")},
+		{"aggregator/strangers", "anybody may offer pieces", []edit{{"aggregator/service.go", "s.Storefronts(invoker)\n\tif !ok {", "s.Storefronts(invoker)\n\tif false && !ok {"}},
 			"./aggregator", "^TestOfferRefusals$"},
 		{"aggregator/groups", "a storefront may offer in another's group", []edit{never("aggregator/service.go", `nb.Group != invoker && !strings.HasPrefix(nb.Group, invoker+"/")`)},
 			"./aggregator", "^TestOfferRefusals$"},
