@@ -34,8 +34,9 @@ type Fake struct {
 }
 
 type stored struct {
-	body []byte
-	etag string
+	body     []byte
+	etag     string
+	checksum string // that it was put with
 }
 
 // Requests returns how many requests of a method came.
@@ -145,7 +146,7 @@ func (f *Fake) put(w http.ResponseWriter, r *http.Request, name string, body []b
 		refuse(w, http.StatusPreconditionFailed, "PreconditionFailed")
 		return false
 	}
-	f.objects[name] = &stored{body: body, etag: etag(body)}
+	f.objects[name] = &stored{body: body, etag: etag(body), checksum: r.Header.Get("X-Amz-Checksum-Sha256")}
 	w.Header().Set("ETag", etag(body))
 	return true
 }
@@ -157,6 +158,9 @@ func (f *Fake) get(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	}
 	w.Header().Set("ETag", o.etag)
+	if r.Header.Get("X-Amz-Checksum-Mode") != "" && o.checksum != "" {
+		w.Header().Set("X-Amz-Checksum-Sha256", o.checksum)
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(o.body))
 }

@@ -300,12 +300,78 @@ func suite(t *testing.T, store *s3test.Store) {
 		}
 	})
 
+	t.Run("signed uploads", func(t *testing.T) {
+		name := store.CreateBucket(t)
+		b := open(t, store, name, nil)
+		want := random(70_000, 8)
+		c := contentOf(t, source.Raw, want)
+		address, header, err := b.SignPut(t.Context(), c, int64(len(want)), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, body := range map[string][]byte{
+			"other bytes": random(len(want), 9), "fewer bytes": want[:len(want)-1], "more bytes": append(bytes.Clone(want), 0), "no bytes": nil,
+		} {
+			if store.Fake != nil && len(body) != len(want) {
+				continue // the fake does not look at signatures, which cover the length
+			}
+			if status := put(t, address, header, body); status < 400 || status > 499 {
+				t.Errorf("%s: status %d", what, status)
+			}
+			if _, err := b.Verified(t.Context(), c); !errors.Is(err, source.ErrNoContent) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if store.Fake == nil {
+			bare := header.Clone()
+			bare.Del("X-Amz-Checksum-Sha256")
+			if status := put(t, address, bare, random(len(want), 9)); status < 400 {
+				t.Errorf("without the checksum: status %d", status)
+			}
+		}
+		for range 2 {
+			if status := put(t, address, header, want); status != http.StatusOK {
+				t.Fatalf("status %d", status)
+			}
+			if length, err := b.Verified(t.Context(), c); err != nil || length != int64(len(want)) {
+				t.Errorf("%d bytes, %v", length, err)
+			}
+		}
+		// What somebody put there otherwise is not vouched for.
+		other := contentOf(t, source.Raw, []byte("other"))
+		store.Put(t, name, b.Key(other), []byte("forged"))
+		if _, err := b.Verified(t.Context(), other); !errors.Is(err, source.ErrNoContent) {
+			t.Errorf("forged: %v", err)
+		}
+		for _, valid := range []time.Duration{0, -1, s3.MaxValid + 1} {
+			if _, _, err := b.SignPut(t.Context(), c, 1, valid); err == nil {
+				t.Errorf("signed for %s", valid)
+			}
+		}
+	})
+
 	t.Run("no bucket", func(t *testing.T) {
 		b := open(t, store, "there-is-no-such-bucket", nil)
 		if err := b.Check(t.Context()); err == nil {
 			t.Error("a bucket that is not there passes the check")
 		}
 	})
+}
+
+func put(t *testing.T, address string, header http.Header, body []byte) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, address, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = header.Clone()
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
 }
 
 func sign(t *testing.T, b *s3.Bucket, c cid.Cid, store *s3test.Store, name string) string {

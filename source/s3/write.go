@@ -16,7 +16,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 
 	"github.com/storacha/w3filecoin/source"
 )
@@ -182,7 +181,7 @@ func (u *upload) finish() error {
 
 // whole sends what fits one request. The store compares the checksum, which is the content's hash.
 func (u *upload) whole() error {
-	digest, err := multihash.Decode(u.content.Hash())
+	checksum, err := checksumOf(u.content)
 	if err != nil {
 		return err
 	}
@@ -192,7 +191,7 @@ func (u *upload) whole() error {
 	}
 	_, err = u.b.client.PutObject(u.ctx, &s3.PutObjectInput{
 		Bucket: &u.b.cfg.Bucket, Key: &u.key, Body: bytes.NewReader(body), IfNoneMatch: aws.String("*"),
-		ChecksumSHA256: aws.String(base64.StdEncoding.EncodeToString(digest.Digest)), ContentType: aws.String(contentType)}, hashedOnce)
+		ChecksumSHA256: &checksum, ContentType: aws.String(contentType)}, hashedOnce)
 	if err != nil {
 		u.part = nil // the transport may still read it
 		return fmt.Errorf("sending it: %w", explain(err))

@@ -1,0 +1,83 @@
+package s3
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/storacha/w3filecoin/source"
+)
+
+// SignPut returns an address that takes exactly the bytes of the content by HTTP PUT, and the headers that the request
+// has to have. Length and SHA-256 are signed: the store refuses any other length, bytes and time later than valid from
+// now. It may be called any number of times; the same bytes may be put again.
+func (b *Bucket) SignPut(ctx context.Context, content cid.Cid, length int64, valid time.Duration) (url string, header http.Header, err error) {
+	if b.ReadOnly() {
+		return "", nil, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, source.ErrReadOnly)
+	}
+	checksum, err := checksumOf(content)
+	if err != nil {
+		return "", nil, err
+	}
+	if length < 0 || valid <= 0 || valid > MaxValid {
+		return "", nil, fmt.Errorf("signing an upload of %d bytes for %s: out of range", length, valid)
+	}
+	key := b.Key(content)
+	req, err := b.signer.PresignPutObject(ctx, &s3.PutObjectInput{
+		Bucket: &b.cfg.Bucket, Key: &key, ContentLength: &length, ChecksumSHA256: &checksum,
+	}, s3.WithPresignExpires(valid), func(o *s3.PresignOptions) {
+		// A checksum in the query would be signed and never compared; one in a header is both.
+		o.Presigner = v4.NewSigner(func(o *v4.SignerOptions) { o.DisableHeaderHoisting, o.DisableURIPathEscaping = true, true })
+	})
+	if err != nil {
+		return "", nil, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, err)
+	}
+	header = req.SignedHeader.Clone()
+	header.Del("Host") // the client's own business
+	return req.URL, header, nil
+}
+
+// Verified returns the length of the content if the store has compared all of its bytes with the content's hash: they
+// were put by one request with that checksum, by an address of [Bucket.SignPut] for instance. The error wraps
+// source.ErrNoContent if they are not there, or in parts, whose checksums say nothing of the whole.
+func (b *Bucket) Verified(ctx context.Context, content cid.Cid) (length int64, err error) {
+	checksum, err := checksumOf(content)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	key := b.Key(content)
+	out, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.cfg.Bucket, Key: &key, ChecksumMode: types.ChecksumModeEnabled})
+	if err != nil {
+		return 0, fmt.Errorf("looking for %s in bucket %s: %w", key, b.cfg.Bucket, explain(err))
+	}
+	if aws.ToString(out.ChecksumSHA256) != checksum {
+		return 0, fmt.Errorf("%s in bucket %s has no checksum that says it is this content: %w", key, b.cfg.Bucket, source.ErrNoContent)
+	}
+	if out.ContentLength == nil {
+		return 0, fmt.Errorf("looking for %s in bucket %s: the store states no length", key, b.cfg.Bucket)
+	}
+	return *out.ContentLength, nil
+}
+
+// checksumOf returns the content's hash as S3 writes checksums.
+func checksumOf(content cid.Cid) (string, error) {
+	if err := source.Check(content); err != nil {
+		return "", err
+	}
+	digest, err := multihash.Decode(content.Hash())
+	if err != nil {
+		return "", err
+	}
+	return base64.StdEncoding.EncodeToString(digest.Digest), nil
+}
