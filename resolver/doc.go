@@ -4,6 +4,9 @@
 // nowhere else: a client's claims about locations are never passed on. A piece leads to content only if somebody computed
 // the piece from that content, see [Contents].
 //
+// It also serves aggregates as files, /aggregate/{piece CID}, for providers that take one file per deal, and redirects to
+// objects of the operator's buckets by key, /key/{key}, where that is configured.
+//
 // The paths, the query and the answers are those of the predecessor's service "roundabout", which broker templates
 // such as https://host/piece/{piece CID} are written for.
 package resolver

@@ -31,6 +31,13 @@ type Locator interface {
 	Locate(ctx context.Context, content cid.Cid) (source.Location, error)
 }
 
+// Keys knows objects of the operator's buckets by key, whatever they hold.
+type Keys interface {
+	// LocateKey returns where everybody can read an object; bucket is empty for the one that is meant if none is named.
+	// The error wraps source.ErrNoContent if there is no such object, or no such bucket that is open for this.
+	LocateKey(ctx context.Context, bucket, key string) (source.Location, error)
+}
+
 const (
 	// MaxExpires is the largest value of the query parameter expires, in seconds: three days.
 	MaxExpires = 259_200
@@ -45,6 +52,8 @@ const (
 	// nothing, so it must not push out those that do.
 	missShare = 16
 	piecePath = "/piece/"
+	keyPath   = "/key/"
+	maxKey    = 1024 + 63 // bytes of a key and a bucket's name
 	// maxText bounds the text that is decoded as a CID.
 	maxText = 256
 	// retryAfter is what a client is told while the answer is not to be had, in seconds.
@@ -55,6 +64,11 @@ const (
 type Config struct {
 	Contents Contents // required
 	Locator  Locator  // required
+	// Aggregates and Bytes serve /aggregate/. Nil: no aggregate is known here.
+	Aggregates Aggregates
+	Bytes      Opener
+	// Keys serves /key/. Nil: no bucket is open for that.
+	Keys Keys
 
 	// TTL is how long it is remembered where something is; 0 means DefaultTTL. A redirect to content that has left the custody is
 	// given out for that long.
@@ -63,6 +77,8 @@ type Config struct {
 	MissTTL time.Duration
 	// CacheSize is how many redirects are remembered; 0 means DefaultCacheSize.
 	CacheSize int
+	// Stall ends the download of an aggregate whose receiver takes nothing for that long; 0 means source.DefaultStall.
+	Stall time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Log receives what a client is not told: why a look-up failed. Nil discards.
@@ -74,9 +90,12 @@ type Config struct {
 //	GET, HEAD /piece/{piece CID v2}   where a content of the piece is
 //	GET, HEAD /{content CID}          where the content is
 //	GET, HEAD /{piece CID v2}         as /piece/
+//	GET, HEAD /key/{key}?bucket=      where the object of one of the operator's buckets is
+//	GET, HEAD /aggregate/{piece CID}  the aggregate as one file, ranges included
 //
 // with
 //
+//	200, 206  (aggregates only) the bytes
 //	302  Location, Cache-Control: public, max-age = what is smaller of expires and the TTL
 //	400  what should name a piece or content does not, or expires is not a number from 1 to MaxExpires
 //	404  nothing in custody that goes by this name
@@ -102,6 +121,12 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.CacheSize == 0 {
 		cfg.CacheSize = DefaultCacheSize
 	}
+	if cfg.Aggregates != nil && cfg.Bytes == nil {
+		return nil, errors.New("resolver: aggregates cannot be served without Bytes")
+	}
+	if cfg.Stall <= 0 {
+		cfg.Stall = source.DefaultStall
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -119,12 +144,22 @@ type resolver struct {
 	cfg    Config
 	hits   *cache[source.Location] // by binary CID
 	misses *cache[string]          // why there is none
+
+	aggregates aggregates
 }
 
 func (s *resolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		s.refuse(w, r, &refusal{status: http.StatusMethodNotAllowed, name: "MethodNotAllowed", message: "use GET or HEAD"})
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, aggregatePath) {
+		s.serveAggregate(w, r)
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, keyPath) {
+		s.serveKey(w, r)
 		return
 	}
 	n, err := parsePath(r.URL.Path)
@@ -138,6 +173,34 @@ func (s *resolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	at, err := s.resolve(r.Context(), n)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	s.redirect(w, r, at, expires)
+}
+
+// serveKey redirects to an object of a bucket.
+func (s *resolver) serveKey(w http.ResponseWriter, r *http.Request) {
+	expires, err := parseExpires(r.URL.RawQuery)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	key, bucket := strings.TrimPrefix(r.URL.Path, keyPath), r.URL.Query().Get("bucket")
+	missing := notFound("there is no such object in a bucket that is open for this")
+	if s.cfg.Keys == nil || key == "" || len(key)+len(bucket) > maxKey {
+		s.refuse(w, r, missing)
+		return
+	}
+	// Neither a binary CID nor a bucket's name has a NUL in front.
+	at, err := s.remember("\x00"+bucket+"\x00"+key, func() (source.Location, error) {
+		at, err := s.cfg.Keys.LocateKey(r.Context(), bucket, key)
+		if errors.Is(err, source.ErrNoContent) || err == nil && at.Sign == nil {
+			return at, missing
+		}
+		return at, err
+	})
 	if err != nil {
 		s.refuse(w, r, err)
 		return

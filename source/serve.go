@@ -103,7 +103,13 @@ func (h *contentHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cache-Control", cache)
 	header.Set("ETag", `"`+content.String()+`"`)
-	out := &stallWriter{ResponseWriter: w, control: http.NewResponseController(w), stall: h.cfg.Stall}
+	Serve(w, r, h.cfg.Stall, body)
+}
+
+// Serve serves bytes as http.ServeContent does, however long that takes, but not to a reader that takes nothing for the
+// time of stall. The caller has set the headers, Content-Type and ETag among them.
+func Serve(w http.ResponseWriter, r *http.Request, stall time.Duration, body io.ReadSeeker) {
+	out := &stallWriter{ResponseWriter: w, control: http.NewResponseController(w), stall: stall}
 	http.ServeContent(out, r, "", time.Time{}, body)
 }
 

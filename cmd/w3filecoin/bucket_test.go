@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/storacha/w3filecoin/internal/s3test"
+	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/source"
 )
 
@@ -34,6 +35,7 @@ path_style = true
 access_key = %q
 secret_key = %q
 uploads = %t
+by_key = %[6]t
 keys = ["{multihash}", "{car}/{car}.car"]
 `, bucket, store.Endpoint, store.Region, store.AccessKey, store.SecretKey, bucket == uploads)
 	}
@@ -90,6 +92,23 @@ keys = ["{multihash}", "{car}/{car}.car"]
 		if got := download(t, base+"/content/"+c.cid.String(), "bytes=7-106"); !bytes.Equal(got, c.bytes[7:107]) {
 			t.Errorf("content %d: a range of %d bytes came", i, len(got))
 		}
+	}
+
+	// A provider that takes one file per deal gets the aggregate as one, read from the buckets on the way.
+	st, err := list[0].standing(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := download(t, base+"/aggregate/"+st.Aggregate, "")
+	if sum, err := piece.Sum(whole); err != nil || sum.String() != st.Aggregate {
+		t.Errorf("the file of aggregate %s, %d bytes, is %s, %v", st.Aggregate, len(whole), sum, err)
+	}
+	if got := download(t, base+"/aggregate/"+st.Aggregate, "bytes=1000-300999"); !bytes.Equal(got, whole[1000:301_000]) {
+		t.Errorf("a range of %d bytes of the aggregate is something else", len(got))
+	}
+	key := source.MultihashName(contents[0].cid)
+	if got := download(t, base+"/key/"+key+"?bucket="+uploads, ""); !bytes.Equal(got, contents[0].bytes) {
+		t.Errorf("by key: %d bytes came", len(got))
 	}
 
 	// Bytes that are not what their key says.

@@ -34,10 +34,12 @@ import (
 	"github.com/storacha/w3filecoin/dealer"
 	"github.com/storacha/w3filecoin/dealtracker"
 	"github.com/storacha/w3filecoin/devnet"
+	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/resolver"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/roles/client"
 	"github.com/storacha/w3filecoin/source"
+	"github.com/storacha/w3filecoin/source/s3"
 	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/sqlite"
@@ -279,10 +281,14 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		}
 		places = append(places, d)
 	}
+	var byKey keys
 	for i := range cfg.Buckets {
 		b, err := cfg.Buckets[i].open()
 		if err != nil {
 			return nil, nil, nil, err
+		}
+		if cfg.Buckets[i].ByKey {
+			byKey = append(byKey, b)
 		}
 		guarded := source.Guard(b, &source.Health{Name: "bucket " + b.Name(), Now: time.Now, Log: log})
 		if cfg.Buckets[i].Uploads { // new content goes there, and is read from there first
@@ -333,12 +339,16 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		return nil, nil, nil, err
 	}
 	content := source.NewContentHandler(custody, source.ContentConfig{Log: log})
-	resolve, err := resolver.New(resolver.Config{Contents: s, Locator: custody, Log: log})
+	resolving := resolver.Config{Contents: s, Locator: custody, Bytes: custody, Keys: byKey, Log: log}
+	if n.cfg.runs(aggregatorRole) {
+		resolving.Aggregates = aggregates{n}
+	}
+	resolve, err := resolver.New(resolving)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	routes := map[string]http.Handler{
-		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve,
+		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve, "/key/": resolve, "/aggregate/": resolve,
 	}
 	joined, err := n.uploads(s, custody, policy, driver, routes, log)
 	return joined, routes, map[string]int{storefront.ValidateQueue: asked}, err
@@ -366,6 +376,25 @@ func (n *node) providers() (list []storefront.Provider, err error) {
 		add(p, peer)
 	}
 	return list, nil
+}
+
+// keys are the buckets whose objects everybody may read by key, the first of them if none is named.
+type keys []*s3.Bucket
+
+func (k keys) LocateKey(ctx context.Context, bucket, key string) (source.Location, error) {
+	for _, b := range k {
+		if bucket == "" || bucket == b.Name() {
+			return b.LocateKey(ctx, key)
+		}
+	}
+	return source.Location{}, source.ErrNoContent
+}
+
+// aggregates are those of the aggregator in this process, which is built after the resolver.
+type aggregates struct{ n *node }
+
+func (a aggregates) PiecesOf(ctx context.Context, link piece.Link) ([]piece.Link, error) {
+	return a.n.roles[aggregatorRole].server.Service.(*aggregator.Service).PiecesOf(ctx, link)
 }
 
 // maxPayload is how many bytes of content fit a piece of a padded size.

@@ -170,6 +170,8 @@ type BucketConfig struct {
 	PublicURL string `toml:"public_url"`
 	// Private says that only the service reaches the bucket: it passes the bytes on itself.
 	Private bool `toml:"private"`
+	// ByKey lets everybody read every object below the prefix, at GET /key/{key}?bucket= of the resolver.
+	ByKey bool `toml:"by_key"`
 }
 
 // open returns the bucket as the service uses it.
@@ -560,6 +562,9 @@ func (c *Config) validate() error {
 			}
 			if b.Uploads {
 				takers++
+			}
+			if b.ByKey && b.Private {
+				bad("storefront.buckets: %s cannot be private and open by key", b.Bucket)
 			}
 		}
 		if takers > 1 {
