@@ -19,6 +19,7 @@ import (
 type (
 	submitMessage struct {
 		Offer cid.Cid `cbor:"o"`
+		Node  string  `cbor:"n,omitzero"` // see [Piece.Node]
 	}
 	// pieceMessage is one try at the next step of a piece. A message of an earlier try than the row's does nothing.
 	pieceMessage struct {
@@ -110,7 +111,7 @@ func (s *Service) submitted(ctx context.Context, msg submitMessage) error {
 
 	p := store.Record[Piece]{Key: key, Value: Piece{
 		Piece: nb.Piece, Content: nb.Content, Nonce: nonce, Group: s.Group,
-		Offer: msg.Offer, Agent: offer.Issuer.String(), Submit: r.Fork[0], Accept: r.Join,
+		Offer: msg.Offer, Agent: offer.Issuer.String(), Node: msg.Node, Submit: r.Fork[0], Accept: r.Join,
 	}}
 	p.Value.enter(Submitted, time.UnixMilli(offer.At))
 	var fx store.Effects

@@ -40,8 +40,10 @@ type Piece struct {
 	Group string `cbor:"g"`
 
 	// Offer is the first offer of it, Agent who invoked it; later offerers stand in by-rows.
-	Offer  cid.Cid `cbor:"o"`
-	Agent  string  `cbor:"oa,omitzero"`
+	Offer cid.Cid `cbor:"o"`
+	Agent string  `cbor:"oa,omitzero"`
+	// Node is the storage node that the offer names as keeping the content, if that is to be asked.
+	Node   string  `cbor:"on,omitzero"`
 	Submit cid.Cid `cbor:"st"` // task filecoin/submit
 	Accept cid.Cid `cbor:"at"` // task filecoin/accept
 
@@ -52,8 +54,11 @@ type Piece struct {
 	AcceptPacked  tasks.Packed `cbor:"ap,omitzero"`
 
 	// Asked are the compute providers that have taken its validation on, while it is submitted.
-	Asked       []Asked   `cbor:"as,omitzero"`
-	Validation  cid.Cid   `cbor:"v,omitzero"`  // task compute/piececid whose verdict was used
+	Asked      []Asked `cbor:"as,omitzero"`
+	Validation cid.Cid `cbor:"v,omitzero"` // task compute/piececid whose verdict was used
+	// Vouched says whose word the piece is taken on, if nobody who is trusted to have read the bytes computed it: a storage node's, or that of a quorum
+	// of providers. Such pieces are suspected first.
+	Vouched     string    `cbor:"vo,omitzero"`
 	PieceOffer  cid.Cid   `cbor:"po,omitzero"` // task piece/offer
 	PieceAccept cid.Cid   `cbor:"pa,omitzero"` // task piece/accept
 	Aggregate   store.Key `cbor:"ag,omitzero"` // row of the aggregate it is in

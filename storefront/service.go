@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -25,6 +26,8 @@ type Policy struct {
 	MayOffer func(with string) bool
 	// MaxPiece is the largest piece in padded bytes; half the largest aggregate is what an aggregator can place.
 	MaxPiece uint64
+	// Validation says whose word is taken for the piece of some content.
+	Validation Validation
 	// Limits bound what is taken in per day.
 	Limits Limits
 	// Reputation says what follows for agents whose offers were proven wrong.
@@ -71,6 +74,10 @@ type Deps struct {
 	Aggregator capabilities.Peer
 	// Compute are the providers that may be asked for the piece of content: the nearest one is, and another one if that cannot be reached or refuses.
 	Compute []Provider
+	// Arbiter computes, under [Quorum], what the providers do not settle. It is trusted to have read the bytes.
+	Arbiter Provider
+	// Nodes are the storage nodes whose word is taken under [Possession].
+	Nodes []capabilities.Peer
 	// Tracker is asked who the provider of a deal is, for filecoin/info. Without one (no connection) it stays unnamed.
 	Tracker capabilities.Peer
 	Custody Custody
@@ -97,6 +104,9 @@ type Service struct {
 	timers     store.Table[timer]
 	standings  *standing.Register
 	providers  []*provider
+	arbiter    *provider // under [Quorum]
+	nodes      map[string]capabilities.Peer
+	distrusted *standing.Register // providers and nodes
 }
 
 // step tells of a piece in another state.
@@ -125,9 +135,30 @@ func New(d Deps) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.Policy.Validation, err = d.Policy.Validation.withDefaults(); err != nil {
+		return nil, err
+	}
+	nodes := map[string]capabilities.Peer{}
+	var arbiter []*provider
+	switch d.Policy.Validation.Mode {
+	case Quorum:
+		if arbiter, err = newProviders([]Provider{d.Arbiter}); err != nil {
+			return nil, fmt.Errorf("storefront: providers that are not trusted need an arbiter: %w", err)
+		}
+		if slices.ContainsFunc(providers, func(p *provider) bool { return p.DID == d.Arbiter.DID }) {
+			return nil, errors.New("storefront: the arbiter cannot be one of the providers that are not trusted")
+		}
+	case Possession:
+		for _, node := range d.Nodes {
+			if node.Conn == nil || !node.DID.Defined() {
+				return nil, errors.New("storefront: a storage node lacks its DID or its connection")
+			}
+			nodes[node.DID.String()] = node
+		}
+	}
 	ledger := tasks.New(d.Store, d.Keys, d.Now, d.Log)
 	ledger.Parallel = d.Parallel
-	return &Service{
+	s := &Service{
 		Deps:       d,
 		ledger:     ledger,
 		pieces:     store.NewTable[Piece](d.Store).Watch(d.step),
@@ -139,7 +170,13 @@ func New(d Deps) (*Service, error) {
 		timers:     store.NewTable[timer](d.Store),
 		standings:  standing.New(d.Store, d.Policy.Reputation, d.Now),
 		providers:  providers,
-	}, nil
+		nodes:      nodes,
+		distrusted: standing.New(d.Store, d.Policy.Validation.distrust(), d.Now),
+	}
+	if len(arbiter) > 0 {
+		s.arbiter = arbiter[0]
+	}
+	return s, nil
 }
 
 // Methods returns the capabilities that the storefront executes.
@@ -191,7 +228,7 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 		return nil, err
 	}
 	var effects store.Effects
-	submitQueue.Send(&effects, submitMessage{inv.Link()})
+	submitQueue.Send(&effects, submitMessage{inv.Link(), s.node(inv, nb)})
 	return s.ledger.Accept(ctx, inv.Task, r, fx, store.Listing{Index: offersIndex(nb.Piece), Sort: inv.Link().String()}, effects)
 }
 

@@ -8,7 +8,6 @@ import (
 
 	"github.com/storacha/w3filecoin/capabilities"
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
-	computecap "github.com/storacha/w3filecoin/capabilities/compute"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/piece"
@@ -91,7 +90,7 @@ func (s *Service) pieceStatus(ctx context.Context, p *Piece) (capabilities.Piece
 	name(filecoin.OfferAbility, p.Offer)
 	name(filecoin.SubmitAbility, p.Submit)
 	name(filecoin.AcceptAbility, p.Accept)
-	name(computecap.PieceCIDAbility, p.Validation)
+	name(validationAbility(p), p.Validation)
 	name(piececap.OfferAbility, p.PieceOffer)
 	name(piececap.AcceptAbility, p.PieceAccept)
 	if p.Aggregate != (store.Key{}) {

@@ -3,6 +3,7 @@ package storefront
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -10,6 +11,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/assert"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
+	"github.com/storacha/w3filecoin/capabilities/pdp"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/tasks"
@@ -33,7 +35,7 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 	}
 	// What verified bytes gave before is a fact. A nonce asks to compute a negative verdict once more.
 	if verdict.Exists() && (nonce == "" || verdict.Value.Piece == p.Value.Piece) {
-		return s.judge(ctx, p, submit, verdict.Value)
+		return s.judge(ctx, p, submit, ruling{Verdict: verdict.Value})
 	}
 
 	content, err := s.Custody.Stat(ctx, p.Value.Content)
@@ -46,18 +48,33 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 	if err != nil {
 		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
 	}
-	q, err := s.inquire(ctx, p.Key, &p.Value, nonce, content, s.providers, 1, func(a []answer) bool { return len(a) > 0 })
+	if s.Policy.Validation.Mode == Quorum {
+		return s.quorum(ctx, p, submit, nonce, content)
+	}
+	var claims []claimed
+	said, err := s.possession(ctx, p, nonce)
+	if err != nil {
+		return err
+	}
+	if said != nil {
+		check, err := s.drawn(&p.Value)
+		if err != nil {
+			return err
+		}
+		if said.piece == p.Value.Piece && lengthFits(content.Length, said.piece) && !check {
+			return s.judge(ctx, p, submit, ruling{vouched: true, Verdict: Verdict{
+				Piece: said.piece, Task: said.task, Provider: said.provider, At: s.Now().UnixMilli()}})
+		}
+		claims = append(claims, *said)
+	}
+	q, err := s.inquire(ctx, p.Key, &p.Value, nonce, content, s.providers, 1, answered)
 	if err != nil {
 		return err
 	}
 	if len(q.answers) == 0 {
 		return s.unanswered(ctx, p, q)
 	}
-	v, err := s.verified(ctx, p.Value.Content, q.answers[0])
-	if err != nil {
-		return err
-	}
-	return s.judge(ctx, p, submit, v)
+	return s.proven(ctx, p, submit, q.answers[0], claims)
 }
 
 // verified keeps the verdict of a provider that is trusted to have read the bytes.
@@ -85,14 +102,31 @@ func (s *Service) expire(ctx context.Context, key store.Key) error {
 }
 
 // judge issues the receipt of filecoin/submit, and that of filecoin/accept too if the pair is proven wrong, in one commit.
-func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capabilities.Task, v Verdict) error {
+func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capabilities.Task, v ruling) error {
 	validation, err := s.ownTask(ctx, v.Task)
 	if err != nil {
 		return err
 	}
 	fx := capabilities.Effects{Fork: []capabilities.Task{validation}}
 	if v.Piece != p.Value.Piece {
-		return s.refuse(ctx, p, submit, fx, v)
+		if v.vouched {
+			return fmt.Errorf("content %s was to be refused as piece %s without proof", p.Value.Content, p.Value.Piece)
+		}
+		return s.refuse(ctx, p, submit, fx, v.Verdict)
+	}
+	for _, link := range v.also {
+		also, err := s.ownTask(ctx, link)
+		if err != nil {
+			return err
+		}
+		fx.Fork = append(fx.Fork, also)
+	}
+	vouched := ""
+	if v.vouched {
+		vouched = byQuorum
+		if validation.Can() == pdp.InfoAbility {
+			vouched = byNode
+		}
 	}
 	group, credit, err := s.placeOf(ctx, p)
 	if err != nil {
@@ -115,6 +149,7 @@ func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capab
 		}
 		p.Value.enter(Validated, s.Now())
 		p.Value.SubmitReceipt, p.Value.Validation, p.Value.PieceOffer, p.Value.Group = conclusion, v.Task, offer.Link(), group
+		p.Value.Vouched = vouched
 		if credit {
 			creditQueue.Send(effects, pieceMessage{Key: p.Key})
 		}

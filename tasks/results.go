@@ -9,6 +9,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/deal"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	httpcap "github.com/storacha/w3filecoin/capabilities/http"
+	"github.com/storacha/w3filecoin/capabilities/pdp"
 	"github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/wire"
 )
@@ -40,6 +41,8 @@ func checkResult(can string, out wire.Result) (terminal bool, err error) {
 		ok = new(compute.PieceCIDOK)
 	case httpcap.PutAbility:
 		ok = new(httpcap.PutOK)
+	case pdp.InfoAbility:
+		ok = new(pdp.InfoOK)
 	default:
 		return false, fmt.Errorf("no result is known for ability %q", can)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	computecap "github.com/storacha/w3filecoin/capabilities/compute"
+	"github.com/storacha/w3filecoin/capabilities/pdp"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/chain"
@@ -305,9 +306,17 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	providers, err := n.providers()
+	providers, arbiter, err := n.providers()
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	var nodes []capabilities.Peer
+	for _, node := range cfg.Nodes {
+		peer, err := n.remote("nodes", storefrontRole, pdp.InfoAbility, node)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		nodes = append(nodes, peer)
 	}
 	asked := 0
 	for _, p := range providers {
@@ -321,6 +330,8 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	}
 	limit := func(count uint64, size Size) standing.Limit { return standing.Limit{Count: count, Bytes: uint64(size)} }
 	policy := storefront.Policy{MaxPiece: uint64(cfg.MaxPiece), InfoToOfferersOnly: cfg.InfoToOfferersOnly, Reputation: cfg.Reputation.policy(),
+		Validation: storefront.Validation{Mode: storefront.Mode(cfg.Validation.Mode), Agree: cfg.Validation.Agree, Ask: cfg.Validation.Ask,
+			Check: cfg.Validation.Check, Distrust: time.Duration(cfg.Validation.Distrust)},
 		Limits: storefront.Limits{
 			Agent:     limit(cfg.Limits.AgentCount, cfg.Limits.AgentSize),
 			Space:     limit(cfg.Limits.SpaceCount, cfg.Limits.SpaceSize),
@@ -330,7 +341,7 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		policy.MayOffer = func(with string) bool { return slices.Contains(cfg.Allow, with) }
 	}
 	s, err := storefront.New(storefront.Deps{
-		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: providers, Tracker: tracker,
+		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: providers, Arbiter: arbiter, Nodes: nodes, Tracker: tracker,
 		Custody: custody, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
@@ -354,28 +365,33 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	return joined, routes, map[string]int{storefront.ValidateQueue: asked}, err
 }
 
-// providers returns the compute providers that the storefront may ask: the one of this process, or configured in its place, and the further ones.
-func (n *node) providers() (list []storefront.Provider, err error) {
+// providers returns the compute providers that the storefront may ask: the one of this process, or configured in its place, and the further ones. In a
+// quorum the first is the arbiter of the others.
+func (n *node) providers() (list []storefront.Provider, arbiter storefront.Provider, err error) {
 	cfg := n.cfg.Storefront
-	add := func(p Provider, peer capabilities.Peer) {
+	provider := func(p Provider, peer capabilities.Peer) storefront.Provider {
 		const parallel = 8
-		list = append(list, storefront.Provider{Peer: peer, Near: p.Near, Parallel: cmp.Or(p.Parallel, parallel)})
+		return storefront.Provider{Peer: peer, Near: p.Near, Parallel: cmp.Or(p.Parallel, parallel)}
 	}
 	if n.cfg.runs(computeRole) || cfg.Compute.URL != "" {
 		peer, err := n.peer(computeRole, storefrontRole, computecap.PieceCIDAbility, cfg.Compute.Neighbour)
 		if err != nil {
-			return nil, err
+			return nil, arbiter, err
 		}
-		add(cfg.Compute, peer)
+		if one := provider(cfg.Compute, peer); storefront.Mode(cfg.Validation.Mode) == storefront.Quorum {
+			arbiter = one
+		} else {
+			list = append(list, one)
+		}
 	}
 	for _, p := range cfg.Providers {
 		peer, err := n.remote("providers", storefrontRole, computecap.PieceCIDAbility, p.Neighbour)
 		if err != nil {
-			return nil, err
+			return nil, arbiter, err
 		}
-		add(p, peer)
+		list = append(list, provider(p, peer))
 	}
-	return list, nil
+	return list, arbiter, nil
 }
 
 // keys are the buckets whose objects everybody may read by key, the first of them if none is named.

@@ -18,6 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/aggregator"
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/source/s3"
+	"github.com/storacha/w3filecoin/storefront"
 	"github.com/storacha/w3filecoin/uploads"
 	"github.com/storacha/w3filecoin/wire"
 )
@@ -124,9 +125,25 @@ type StorefrontConfig struct {
 	Compute   Provider   `toml:"compute"`
 	Providers []Provider `toml:"providers"`
 	// DealTracker names the provider of a deal in filecoin/info; optional, and without a proof.
-	DealTracker Neighbour  `toml:"dealtracker"`
-	Limits      Limits     `toml:"limits"`
-	Reputation  Reputation `toml:"reputation"`
+	DealTracker Neighbour `toml:"dealtracker"`
+	// Nodes are storage nodes whose word is taken for the piece of content that they keep, if validation.mode is "pdp".
+	Nodes      []Neighbour `toml:"nodes"`
+	Validation Validation  `toml:"validation"`
+	Limits     Limits      `toml:"limits"`
+	Reputation Reputation  `toml:"reputation"`
+}
+
+// Validation says whose word a storefront takes for the piece of some content.
+type Validation struct {
+	// Mode is "recompute", "pdp" (nodes are trusted) or "quorum" (providers are not trusted one by one, compute is their arbiter).
+	Mode string `toml:"mode"`
+	// Agree is how many providers of a quorum have to agree, of Ask that are asked at most; 2 of 3.
+	Agree int `toml:"agree"`
+	Ask   int `toml:"ask"`
+	// Check: one in so many pieces that are taken on somebody's word is computed all the same; 100.
+	Check int `toml:"check"`
+	// Distrust is for how long a provider or node that was proven wrong is not asked; 720h.
+	Distrust Duration `toml:"distrust"`
 }
 
 // Limits bound what a storefront takes in per UTC day: numbers of pieces, and their padded sizes together. Zero bounds nothing.
@@ -300,6 +317,7 @@ func defaultConfig() Config {
 	c.Aggregator.Sizes = []Size{32 << 30}
 	c.Dealer.Sizes = []Size{32 << 30}
 	c.Storefront.MaxPiece = 16 << 30
+	c.Storefront.Validation = Validation{Mode: string(storefront.Recompute), Agree: 2, Ask: 3, Check: 100, Distrust: Duration(30 * 24 * time.Hour)}
 	c.Storefront.Reputation = Reputation{HalfLife: Duration(72 * time.Hour), Quarantine: 3, Refuse: 10}
 	c.Aggregator.Reputation = c.Storefront.Reputation
 	c.Storefront.Uploads = true
@@ -358,6 +376,9 @@ func readConfig(file string, environ []string) (Config, error) {
 		}
 		for i := range c.Storefront.Providers {
 			c.Storefront.Providers[i].Proof = beside(file, c.Storefront.Providers[i].Proof)
+		}
+		for i := range c.Storefront.Nodes {
+			c.Storefront.Nodes[i].Proof = beside(file, c.Storefront.Nodes[i].Proof)
 		}
 		for i := range c.Storefront.Directories {
 			c.Storefront.Directories[i] = beside(file, c.Storefront.Directories[i])
@@ -541,6 +562,34 @@ func (c *Config) validate() error {
 				if kind, name, _ := strings.Cut(place, ":"); !slices.Contains([]string{"bucket", "region", "host"}, kind) || name == "" {
 					bad("storefront.providers: near = %q is none of bucket:NAME, region:NAME, host:NAME", place)
 				}
+			}
+		}
+		v := c.Storefront.Validation
+		switch mode := storefront.Mode(v.Mode); mode {
+		case storefront.Recompute:
+		case storefront.Possession:
+			if len(c.Storefront.Nodes) == 0 {
+				bad("storefront.nodes: list the storage nodes whose word is taken, or set storefront.validation.mode to recompute")
+			}
+		case storefront.Quorum:
+			if len(c.Storefront.Providers) < v.Agree {
+				bad("storefront.providers: there are %d, and storefront.validation.agree = %d have to agree", len(c.Storefront.Providers), v.Agree)
+			}
+			if !c.runs(computeRole) && c.Storefront.Compute.URL == "" {
+				bad("storefront.compute: a quorum needs an arbiter, a provider that you trust")
+			}
+		default:
+			bad("storefront.validation.mode: %q is none of recompute, pdp, quorum", v.Mode)
+		}
+		if v.Agree < 1 || v.Ask < v.Agree || v.Ask > storefront.MaxAsked {
+			bad("storefront.validation: %d of %d providers cannot agree: ask at most %d", v.Agree, v.Ask, storefront.MaxAsked)
+		}
+		if v.Check < 1 || v.Distrust == 0 {
+			bad("storefront.validation: check one in %d pieces at least, and distrust for some time", max(1, v.Check))
+		}
+		for i, node := range c.Storefront.Nodes {
+			if node.DID == "" || node.URL == "" {
+				bad("storefront.nodes: number %d needs did and url", i+1)
 			}
 		}
 		if len(c.Storefront.Allow) == 0 && !c.Storefront.Open && !loopback(c.Storefront.Listen) {

@@ -97,6 +97,13 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 		{"half a provider", func(c *Config) {
 			c.Storefront.Providers = []Provider{{Neighbour: Neighbour{DID: "did:web:compute.example"}, Near: []string{"us-east-1"}, Parallel: -1}}
 		}, []string{"storefront.providers", "did, url and proof", `"us-east-1"`, "parallel = -1"}},
+		{"a quorum of nobody", func(c *Config) {
+			c.Storefront.Validation = Validation{Mode: "quorum", Agree: 3, Ask: 2, Check: 100, Distrust: Duration(time.Hour)}
+		}, []string{"storefront.providers", "agree = 3", "3 of 2 providers"}},
+		{"nobody to trust", func(c *Config) { c.Storefront.Validation.Mode = "pdp" }, []string{"storefront.nodes"}},
+		{"half a node", func(c *Config) { c.Storefront.Nodes = []Neighbour{{DID: "did:web:node.example"}} }, []string{"storefront.nodes", "did and url"}},
+		{"no such mode", func(c *Config) { c.Storefront.Validation = Validation{Mode: "faith", Agree: 1, Ask: 1} },
+			[]string{`"faith"`, "check one in 1"}},
 		{"several", func(c *Config) {
 			c.Aggregator.Sizes = []Size{3}
 			c.Storefront.UploadWindow = 0

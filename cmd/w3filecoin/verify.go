@@ -70,12 +70,15 @@ type shownProof struct {
 	Agent      string `json:"agent,omitempty"`
 	Storefront string `json:"storefront,omitempty"`
 	Compute    string `json:"compute,omitempty"`
-	Aggregator string `json:"aggregator,omitempty"`
-	Dealer     string `json:"dealer,omitempty"`
-	Content    string `json:"content,omitempty"`
-	Piece      string `json:"piece,omitempty"`
-	Aggregate  string `json:"aggregate,omitempty"`
-	Deal       uint64 `json:"deal,omitempty"`
+	// Vouched: compute is a storage node, which keeps the content. Also are those who computed the same.
+	Vouched    bool     `json:"vouched,omitempty"`
+	Also       []string `json:"also,omitempty"`
+	Aggregator string   `json:"aggregator,omitempty"`
+	Dealer     string   `json:"dealer,omitempty"`
+	Content    string   `json:"content,omitempty"`
+	Piece      string   `json:"piece,omitempty"`
+	Aggregate  string   `json:"aggregate,omitempty"`
+	Deal       uint64   `json:"deal,omitempty"`
 	// Failure is how the offer ended, if not in a deal.
 	Failure *shownFailure `json:"failure,omitempty"`
 
@@ -118,6 +121,10 @@ func verifyFile(ctx context.Context, file string, keys capabilities.Keys) (shown
 			s.Failure.Computed = m.Computed.String()
 		}
 		return s, nil
+	}
+	s.Vouched = p.Vouched
+	for _, also := range p.Also {
+		s.Also = append(s.Also, also.String())
 	}
 	s.Compute, s.Aggregator, s.Dealer = p.Compute.String(), p.Aggregator.String(), p.Dealer.String()
 	s.Aggregate, s.Deal = p.Aggregate.String(), p.Deal.DealID
@@ -173,8 +180,15 @@ func (s shownProof) text(w io.Writer) {
 		fmt.Fprintln(w, "  proven: the storefront signed that the offer ended so")
 		return
 	}
+	computed := row{"compute", s.Compute + " computed the piece from the content"}
+	if s.Vouched {
+		computed = row{"storage node", s.Compute + " keeps the content and vouches for the piece"}
+	}
+	rows = append(rows, computed)
+	for _, also := range s.Also {
+		rows = append(rows, row{"compute", also + " computed the same"})
+	}
 	writeRows(w, "  ", append(rows,
-		row{"compute", s.Compute + " computed the piece from the content"},
 		row{"aggregator", s.Aggregator + " put the piece into the aggregate"},
 		row{"aggregate", s.Aggregate + paddedBytes(p.Aggregate)},
 		row{"inclusion", "the piece is in the aggregate, by proof"},

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	computecap "github.com/storacha/w3filecoin/capabilities/compute"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
+	"github.com/storacha/w3filecoin/capabilities/pdp"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/wire"
@@ -179,7 +181,11 @@ func (c *Chain) Concluded() bool {
 type Proven struct {
 	Agent      capabilities.DID
 	Storefront capabilities.DID
-	Compute    capabilities.DID // who computed the piece
+	Compute    capabilities.DID // who computed the piece, or vouches for it
+	// Also are others who computed the same: providers that the storefront does not trust one by one, for instance.
+	Also []capabilities.DID
+	// Vouched: the piece is the word of a storage node that keeps the content (pdp/info).
+	Vouched    bool
 	Aggregator capabilities.DID
 	Dealer     capabilities.DID
 
@@ -251,11 +257,22 @@ func (c *Chain) Verify(ctx context.Context, keys capabilities.Keys) (*Proven, er
 	if err != nil {
 		return nil, asUnproven(err)
 	}
-	if submitted.Piece != offer.Piece || len(submitReceipt.Fork) != 1 {
+	if submitted.Piece != offer.Piece || len(submitReceipt.Fork) == 0 {
 		return nil, unproven("the receipt of filecoin/submit acknowledges something else")
 	}
-	if p.Compute, err = v.validation(submitReceipt.Fork[0], storefront, offer); err != nil {
-		return nil, err
+	for _, link := range submitReceipt.Fork {
+		by, vouched, err := v.validation(link, storefront, offer)
+		if err != nil {
+			return nil, err
+		}
+		if by == p.Compute || slices.Contains(p.Also, by) {
+			return nil, unproven("the receipt of filecoin/submit acknowledges something else: it names one validator twice")
+		}
+		if p.Compute.Defined() {
+			p.Also = append(p.Also, by)
+			continue
+		}
+		p.Compute, p.Vouched = by, vouched
 	}
 
 	var pieceOffer piececap.Offer
@@ -407,18 +424,39 @@ func (v verifier) receipt(t capabilities.Task, ok capabilities.Struct) (*capabil
 }
 
 // validation checks who computed the piece from the content.
-func (v verifier) validation(link cid.Cid, storefront capabilities.DID, offer filecoin.Offer) (capabilities.DID, error) {
+func (v verifier) validation(link cid.Cid, storefront capabilities.DID, offer filecoin.Offer) (by capabilities.DID, vouched bool, err error) {
+	if u, err := v.msg.UCAN(link); err == nil && u != nil && len(u.Capabilities) == 1 && u.Capabilities[0].Can == pdp.InfoAbility {
+		by, err := v.possession(link, storefront, offer)
+		return by, true, err
+	}
 	var nb computecap.PieceCID
 	t, err := v.task(link, computecap.PieceCIDAbility, &nb)
 	if err != nil {
-		return capabilities.DID{}, err
+		return by, false, err
 	}
 	var ok computecap.PieceCIDOK
 	if _, err := v.receipt(t, &ok); err != nil {
-		return capabilities.DID{}, asUnproven(err)
+		return by, false, asUnproven(err)
 	}
 	if t.Issuer != storefront || !nb.Content.Equals(offer.Content) || ok.Piece != offer.Piece {
-		return capabilities.DID{}, unproven("the validation is of another content or piece")
+		return by, false, unproven("the validation is of another content or piece")
+	}
+	return t.Audience, false, nil
+}
+
+// possession checks the word of a storage node for the piece.
+func (v verifier) possession(link cid.Cid, storefront capabilities.DID, offer filecoin.Offer) (capabilities.DID, error) {
+	var nb pdp.Info
+	t, err := v.task(link, pdp.InfoAbility, &nb)
+	if err != nil {
+		return capabilities.DID{}, err
+	}
+	var ok pdp.InfoOK
+	if _, err := v.receipt(t, &ok); err != nil {
+		return capabilities.DID{}, asUnproven(err)
+	}
+	if t.Issuer != storefront || !bytes.Equal(nb.Blob, offer.Content.Hash()) || ok.Piece != offer.Piece {
+		return capabilities.DID{}, unproven("the storage node's word is of another content or piece")
 	}
 	return t.Audience, nil
 }
