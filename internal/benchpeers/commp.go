@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -197,11 +198,12 @@ func (b *commpBench) run(r commpRequest) (commpAnswer, error) {
 // rounds measures all of names in turn. repeat says how often one hashes in a round.
 func (b *commpBench) rounds(names []string, r commpRequest, repeat func(name string) int) (map[string]*commpRow, error) {
 	rows := map[string]*commpRow{}
+	rng := rand.New(rand.NewPCG(1, uint64(r.Size)))
 	var root string
 	for round := range commpRounds + 1 {
-		for i := range names {
-			// Whoever comes after a process that slept, or after another's memory, starts cold: each does once.
-			name := names[(i+round)%len(names)]
+		// Whoever comes after another process starts cold, so the order is another one in each round.
+		for _, i := range rng.Perm(len(names)) {
+			name := names[i]
 			r.Name, r.Repeat = name, repeat(name)
 			a, err := b.run(r)
 			if err != nil {
