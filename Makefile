@@ -1,7 +1,7 @@
 GO ?= go
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
 
-.PHONY: help build demo test race soak test-s3 interop mutants lint fuzz bench bench-code bench-peers ci
+.PHONY: help build demo test race soak test-s3 test-aws interop mutants lint fuzz bench bench-code bench-peers ci
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -13,6 +13,9 @@ demo: ## the whole pipeline on one machine, with a simulated chain and provider
 
 test: ## all tests that need Go alone
 	$(GO) test ./...
+
+test-aws: ## the distributed engine against substitutes of DynamoDB, SQS and S3; needs Node 20
+	.ci/aws/with $(GO) test -count=1 ./store/aws
 
 race: ## the same under the race detector
 	$(GO) test -race ./...

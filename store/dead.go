@@ -81,6 +81,17 @@ func GetDead(ctx context.Context, rows Rows, id string) (DeadLetter, error) {
 	return rec.Value, nil
 }
 
+// WriteDead writes the dead letter of the message with that ID, unless there is one, and reports whether it did. It is for engines that find messages
+// which no [Consumer] has answered for; nobody is told of the end of their work.
+func WriteDead(ctx context.Context, rows Rows, messageID string, letter DeadLetter) (created bool, err error) {
+	rec := Record[DeadLetter]{Key: deadKey(letter.Queue + "/" + messageID), Value: letter}
+	created, err = NewTable[DeadLetter](rows).Create(ctx, &rec, Effects{})
+	if err != nil {
+		return false, fmt.Errorf("writing dead letter: %w", err)
+	}
+	return created, nil
+}
+
 // RetryDead sends a dead letter's message once more, with a new ID and all its attempts, and removes the dead letter in the same commit.
 // ErrNotFound if there is none.
 func RetryDead(ctx context.Context, rows Rows, id string) error {

@@ -49,3 +49,17 @@ func TestDeadLetterThatCannotBeWritten(t *testing.T) {
 		t.Errorf("%d dead letters, %v, waiting %v", len(letters), err, b.engine.Waiting())
 	}
 }
+
+// TestWriteDead: a dead letter is written once, and retried like any other.
+func TestWriteDead(t *testing.T) {
+	b := newBench(func(context.Context, store.Delivery) error { return nil })
+	for round := range 2 {
+		created, err := store.WriteDead(t.Context(), b.engine, "id", store.DeadLetter{Queue: jobs.Name, Body: []byte{1}, Error: "crashed"})
+		if err != nil || created != (round == 0) {
+			t.Fatalf("round %d: created %v, %v", round, created, err)
+		}
+	}
+	if err := store.RetryDead(t.Context(), b.engine, jobs.Name+"/id"); err != nil || b.engine.Waiting()[jobs.Name] != 1 {
+		t.Errorf("retried: %v, waiting %v", err, b.engine.Waiting())
+	}
+}
