@@ -27,6 +27,9 @@ VERSITYGW = $(CURDIR)/run/bin/versitygw
 $(VERSITYGW):
 	GOBIN=$(dir $(VERSITYGW)) GOFLAGS= $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
+.PHONY: versitygw
+versitygw: $(VERSITYGW)
+
 test-s3: $(VERSITYGW) ## sources, custody, validation, resolver and provider with a real S3-compatible server, installed into run/bin
 	W3FILECOIN_VERSITYGW=$(VERSITYGW) $(GO) test -count=1 -timeout 5m -v -run '^(TestServer|TestBuckets)$$' ./source/s3 ./cmd/w3filecoin
 
