@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strings"
 
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multihash"
 
 	"github.com/storacha/w3filecoin/capabilities"
 	computecap "github.com/storacha/w3filecoin/capabilities/compute"
@@ -147,7 +145,7 @@ const maxReason = 1 << 10
 func (s *Service) fetch(ctx context.Context, j *Job) (content piece.Content, reason string) {
 	var reasons []string
 	for i, l := range j.Locations {
-		content, err := s.fetchFrom(ctx, l, j.Content)
+		content, err := Read(ctx, s.Fetcher, l, j.Content)
 		if err == nil {
 			return content, ""
 		}
@@ -167,53 +165,6 @@ func host(address string) string {
 		return ""
 	}
 	return " (" + u.Host + ")"
-}
-
-// fetchFrom reads one address, once, and computes hash and piece of the same bytes.
-func (s *Service) fetchFrom(ctx context.Context, l Location, content cid.Cid) (found piece.Content, err error) {
-	body, length, err := s.Fetcher.Fetch(ctx, l.URL)
-	if err != nil {
-		return found, err
-	}
-	defer body.Close()
-	want := int64(-1) // bytes of content, if known
-	if length >= 0 {
-		if uint64(length) < l.Offset || uint64(length)-l.Offset < l.Length {
-			return found, fmt.Errorf("there are %d bytes, the claim is of %d from %d on", length, l.Length, l.Offset)
-		}
-		want = length - int64(l.Offset)
-	}
-	var part io.Reader = body
-	if l.Offset > 0 {
-		if l.Offset > piece.MaxPayloadSize {
-			return found, fmt.Errorf("the claim begins at byte %d", l.Offset)
-		}
-		if _, err := io.CopyN(io.Discard, body, int64(l.Offset)); err != nil {
-			return found, fmt.Errorf("reading up to byte %d: %w", l.Offset, err)
-		}
-	}
-	if l.Length > 0 {
-		if l.Length > piece.MaxPayloadSize {
-			return found, piece.ErrTooLarge
-		}
-		want = int64(l.Length)
-		part = io.LimitReader(body, want)
-	}
-	found, err = piece.HashReader(ctx, part)
-	if err != nil {
-		return found, err
-	}
-	if want >= 0 && found.Size != want {
-		return found, fmt.Errorf("%d bytes came, not %d", found.Size, want)
-	}
-	digest, err := multihash.Decode(content.Hash())
-	if err != nil {
-		return found, err
-	}
-	if string(digest.Digest) != string(found.SHA256[:]) {
-		return found, errors.New("the bytes there are not this content")
-	}
-	return found, nil
 }
 
 // computed sends the receipt to whoever asked: they may not be waiting any more.

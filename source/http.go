@@ -26,6 +26,8 @@ const (
 	maxURL         = 8 << 10  // bytes
 	maxHeader      = 64 << 10 // bytes of a response's header
 	maxIdlePerHost = 4
+	maxResumes     = 3 // within resumeAfter bytes
+	resumeAfter    = 1 << 20
 	connectTimeout = 10 * time.Second
 )
 
@@ -158,7 +160,8 @@ func (h *HTTP) checkAddr(network, address string, _ syscall.RawConn) error {
 }
 
 // Fetch opens the bytes at url. length is -1 if the source does not state it. The caller closes the body, which gives
-// back its connection; one goroutine at a time reads it.
+// back its connection; one goroutine at a time reads it. A connection that breaks is taken up again where it broke, if
+// the source names its bytes by a strong entity tag and still has the same.
 //
 // The error wraps compute.ErrNoContent (404, 410), [ErrForbidden], [ErrTooLarge], [ErrSlow] or the context's. Reading
 // the body fails with the same, and with io.ErrUnexpectedEOF if it ends early.
@@ -174,7 +177,7 @@ func (h *HTTP) Fetch(ctx context.Context, url string) (body io.ReadCloser, lengt
 	}
 	ctx, timeout := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("not done after %s: %w", h.cfg.Timeout, ErrSlow))
 	ctx, cancel := context.WithCancelCause(ctx)
-	b := &fetched{ctx: ctx, stall: h.cfg.Stall, now: h.now, left: h.cfg.MaxBytes, pace: pace{minRate: h.cfg.MinRate}}
+	b := &fetched{h: h, ctx: ctx, stall: h.cfg.Stall, now: h.now, left: h.cfg.MaxBytes, pace: pace{minRate: h.cfg.MinRate}}
 	b.stalled = time.AfterFunc(math.MaxInt64, func() { cancel(fmt.Errorf("nothing came for %s: %w", b.stall, ErrSlow)) })
 	b.stalled.Stop() // until the first read
 	b.release = func() {
@@ -187,14 +190,17 @@ func (h *HTTP) Fetch(ctx context.Context, url string) (body io.ReadCloser, lengt
 		b.release()
 		return nil, 0, err
 	}
-	b.body, b.host = resp.Body, origin(resp.Request.URL)
+	b.body, b.url, b.host = resp.Body, resp.Request.URL, origin(resp.Request.URL)
+	if etag := resp.Header.Get("Etag"); resp.ContentLength > 0 && strings.HasPrefix(etag, `"`) { // a strong one: byte for byte
+		b.etag, b.total = etag, resp.ContentLength
+	}
 	return b, resp.ContentLength, nil
 }
 
 // follow requests u and what it redirects to, and returns the first response that has the bytes.
 func (h *HTTP) follow(ctx context.Context, u *url.URL) (*http.Response, error) {
 	for hop := 0; ; hop++ {
-		resp, err := h.get(ctx, u)
+		resp, err := h.get(ctx, u, nil)
 		if err != nil {
 			return nil, explain(ctx, origin(u), err)
 		}
@@ -213,9 +219,9 @@ func (h *HTTP) follow(ctx context.Context, u *url.URL) (*http.Response, error) {
 	}
 }
 
-// get makes one request that carries nothing but its URL. It does not go through an http.Client, which would add a
+// get makes one request that carries nothing but its URL, and which part of it is wanted. It does not go through an http.Client, which would add a
 // Referer, with the query, to redirected requests and put the whole URL into its errors.
-func (h *HTTP) get(ctx context.Context, u *url.URL) (*http.Response, error) {
+func (h *HTTP) get(ctx context.Context, u *url.URL, part http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -223,6 +229,9 @@ func (h *HTTP) get(ctx context.Context, u *url.URL) (*http.Response, error) {
 	req.Header.Set("User-Agent", "w3filecoin")
 	req.Header.Set("Accept", "*/*")
 	req.Header.Set("Accept-Encoding", "identity")
+	for k, v := range part {
+		req.Header[k] = v
+	}
 	return h.transport.RoundTrip(req)
 }
 
@@ -318,6 +327,7 @@ func explain(ctx context.Context, host string, err error) error {
 
 // fetched is the body of a response within the limits of the fetch.
 type fetched struct {
+	h       *HTTP
 	ctx     context.Context
 	stall   time.Duration
 	stalled *time.Timer // ends the fetch; runs during a read
@@ -325,7 +335,12 @@ type fetched struct {
 	pace    pace
 	left    int64 // bytes that may still come
 	body    io.ReadCloser
+	url     *url.URL // that body is from
 	host    string
+	etag    string // strong, of the whole; empty: the body cannot be taken up again
+	total   int64  // bytes of the whole, if there is an etag
+	resumes int    // since byte resumed
+	resumed int64
 	err     error // that ended the body
 	release func()
 	once    sync.Once
@@ -352,12 +367,40 @@ func (b *fetched) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF:
 		b.err = err
-	case err != nil:
-		b.err = explain(b.ctx, b.host, err)
 	case slow != nil:
 		b.err = fmt.Errorf("fetching from %s: %w", b.host, slow)
+	case err != nil && !b.resume():
+		b.err = explain(b.ctx, b.host, err)
 	}
 	return n, b.err
+}
+
+// resume asks for the rest of a body that has broken off. It reports whether it comes.
+func (b *fetched) resume() bool {
+	at := b.h.cfg.MaxBytes - b.left
+	if at-b.resumed >= resumeAfter {
+		b.resumes = 0
+	}
+	for b.etag != "" && b.resumes < maxResumes && b.ctx.Err() == nil {
+		b.resumes++
+		b.resumed = at
+		b.stalled.Reset(b.stall)
+		resp, err := b.h.get(b.ctx, b.url, http.Header{
+			"Range": {fmt.Sprintf("bytes=%d-", at)}, "If-Range": {b.etag}})
+		b.stalled.Stop()
+		if err != nil {
+			continue
+		}
+		if resp.StatusCode != http.StatusPartialContent || resp.ContentLength != b.total-at ||
+			resp.Header.Get("Content-Range") != fmt.Sprintf("bytes %d-%d/%d", at, b.total-1, b.total) {
+			resp.Body.Close()
+			return false
+		}
+		b.body.Close()
+		b.body = resp.Body
+		return true
+	}
+	return false
 }
 
 func (b *fetched) Close() error {

@@ -465,6 +465,84 @@ func TestFetchBadResponses(t *testing.T) {
 	})
 }
 
+// TestFetchResumes: a body that breaks off goes on where it was, if the source still has the same bytes and says so.
+func TestFetchResumes(t *testing.T) {
+	want := pattern(200_000, 3)
+	const tag = `"v1"`
+	for _, tt := range []struct {
+		name     string
+		etag     string                                            // of the first response
+		cuts     []int                                             // bytes that the responses send before they break off
+		answer   func(w http.ResponseWriter, from int) (done bool) // in place of a response to a range
+		err      error
+		requests int
+	}{
+		{name: "unbroken", etag: tag, requests: 1},
+		{name: "once", etag: tag, cuts: []int{100_000}, requests: 2},
+		{name: "thrice", etag: tag, cuts: []int{1, 5, 100_000}, requests: 4},
+		{name: "for ever", etag: tag, cuts: []int{1, 1, 1, 1, 1, 1}, requests: 4, err: io.ErrUnexpectedEOF},
+		{name: "no entity tag", cuts: []int{1}, requests: 1, err: io.ErrUnexpectedEOF},
+		{name: "a weak one", etag: "W/" + tag, cuts: []int{1}, requests: 1, err: io.ErrUnexpectedEOF},
+		{name: "other bytes by now", etag: tag, cuts: []int{1}, requests: 2, err: io.ErrUnexpectedEOF, answer: func(w http.ResponseWriter, _ int) bool {
+			w.Write(pattern(200_000, 4)) // 200: If-Range did not hold
+			return true
+		}},
+		{name: "another part", etag: tag, cuts: []int{1000}, requests: 2, err: io.ErrUnexpectedEOF, answer: func(w http.ResponseWriter, from int) bool {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from-1, len(want)-1, len(want)))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(want[from-1:])
+			return true
+		}},
+		{name: "longer by now", etag: tag, cuts: []int{1000}, requests: 2, err: io.ErrUnexpectedEOF, answer: func(w http.ResponseWriter, from int) bool {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(want), len(want)+1))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(append(want[from:len(want):len(want)], 'x'))
+			return true
+		}},
+		{name: "a redirect", etag: tag, cuts: []int{1000}, requests: 2, err: io.ErrUnexpectedEOF, answer: func(w http.ResponseWriter, _ int) bool {
+			w.Header().Set("Location", "http://127.0.0.2/")
+			w.WriteHeader(http.StatusFound)
+			return true
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var requests atomic.Int32
+			server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				i, from := int(requests.Add(1))-1, 0
+				if text := r.Header.Get("Range"); text != "" {
+					fmt.Sscanf(text, "bytes=%d-", &from)
+					if r.Header.Get("If-Range") != tag || i == 0 {
+						t.Errorf("request %d: %v", i, r.Header)
+					}
+					if tt.answer != nil && tt.answer(w, from) {
+						return
+					}
+					w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(want)-1, len(want)))
+				}
+				w.Header().Set("Content-Length", fmt.Sprint(len(want)-from))
+				w.Header().Set("ETag", tt.etag)
+				if from > 0 {
+					w.WriteHeader(http.StatusPartialContent)
+				}
+				if i >= len(tt.cuts) {
+					w.Write(want[from:])
+					return
+				}
+				w.Write(want[from : from+tt.cuts[i]])
+				http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			})
+			b, length, err := fetch(t, newFetcher(t, HTTPConfig{}), server.URL+"/?"+secret)
+			if !errors.Is(err, tt.err) || length != int64(len(want)) || err == nil && len(b) != len(want) || !bytes.HasPrefix(want, b) {
+				t.Errorf("%d bytes of %d, %v; want %v", len(b), length, err, tt.err)
+			}
+			if n := int(requests.Load()); n != tt.requests {
+				t.Errorf("%d requests, want %d", n, tt.requests)
+			}
+		})
+	}
+}
+
 func TestFetchEndless(t *testing.T) {
 	done := make(chan struct{})
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) {

@@ -253,6 +253,7 @@ func (s *Service) ask(ctx context.Context, key store.Key, p *Piece, nonce string
 		defer one.end()
 		claim, err := capabilities.Invoke(s.Signer, one.DID, self.String(), &assert.Location{
 			Content: assert.Content{Link: p.Content}, Location: []string{c.URL},
+			Range: &assert.Range{Length: uint64(c.Length)}, // compared before a byte is hashed
 		}, capabilities.Terms{Expiration: s.Now().Add(time.Hour)})
 		if err != nil {
 			return err
