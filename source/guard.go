@@ -87,23 +87,26 @@ func (h *Health) end(ctx context.Context, err error) {
 	}
 }
 
-// Guard returns the place under watch: looking there fails at once while it rests. A place that others can read from
-// stays one.
-func Guard(p Place, h *Health) Place {
-	if l, ok := p.(Locator); ok {
-		return &guardedLocator{guarded{p, h}, l}
-	}
-	return &guarded{p, h}
+// Remote is a place on another machine, such as a bucket: others read from it, and put into it, without the service in
+// between.
+type Remote interface {
+	Place
+	Locator
+	Voucher
+	PutSigner
 }
 
+// Guard returns the place under watch: looking there fails at once while it rests.
+func Guard(p Remote, h *Health) Remote { return &guarded{p, h} }
+
 type guarded struct {
-	Place
+	Remote
 	health *Health
 }
 
 func (g *guarded) Stat(ctx context.Context, content cid.Cid) (length int64, err error) {
 	err = g.health.Do(ctx, func() error {
-		length, err = g.Place.Stat(ctx, content)
+		length, err = g.Remote.Stat(ctx, content)
 		return err
 	})
 	return length, err
@@ -111,21 +114,24 @@ func (g *guarded) Stat(ctx context.Context, content cid.Cid) (length int64, err 
 
 func (g *guarded) Open(ctx context.Context, content cid.Cid) (body io.ReadSeekCloser, length int64, err error) {
 	err = g.health.Do(ctx, func() error {
-		body, length, err = g.Place.Open(ctx, content)
+		body, length, err = g.Remote.Open(ctx, content)
 		return err
 	})
 	return body, length, err
 }
 
-type guardedLocator struct {
-	guarded
-	locator Locator
-}
-
-func (g *guardedLocator) Locate(ctx context.Context, content cid.Cid) (at Location, err error) {
+func (g *guarded) Locate(ctx context.Context, content cid.Cid) (at Location, err error) {
 	err = g.health.Do(ctx, func() error {
-		at, err = g.locator.Locate(ctx, content)
+		at, err = g.Remote.Locate(ctx, content)
 		return err
 	})
 	return at, err
+}
+
+func (g *guarded) Verified(ctx context.Context, content cid.Cid) (length int64, err error) {
+	err = g.health.Do(ctx, func() error {
+		length, err = g.Remote.Verified(ctx, content)
+		return err
+	})
+	return length, err
 }

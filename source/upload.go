@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"os"
 	"strconv"
@@ -31,7 +32,8 @@ const (
 )
 
 // Uploads is the place of a custody that uploads go to, and the addresses that take them. It implements [uploads.Bucket]: an address is
-// base/blob/{content CID}, where [NewUploadHandler] is, with a token in its headers that the signer has made for exactly these bytes.
+// one of the place itself if it is a [PutSigner], else base/blob/{content CID}, where [NewUploadHandler] is, with a token in its headers that
+// the signer has made for exactly these bytes.
 type Uploads struct {
 	custody *Custody
 	place   Place
@@ -43,6 +45,13 @@ var _ uploads.Bucket = (*Uploads)(nil)
 // A Voucher is a [Place] that knows what it has verified itself, beside what others may have put there. It fails as Stat does.
 type Voucher interface {
 	Verified(ctx context.Context, content cid.Cid) (length int64, err error)
+}
+
+// A PutSigner is a [Place] that takes content from others without the service in between.
+type PutSigner interface {
+	// SignPut returns an address that takes exactly the bytes of the content by HTTP PUT for as long as valid, and the
+	// headers of the request. The error wraps errors.ErrUnsupported if the service has to take these bytes itself.
+	SignPut(ctx context.Context, content cid.Cid, length int64, valid time.Duration) (url string, header http.Header, err error)
 }
 
 // Uploads returns the uploads of the custody; an error if it has no place that can be written to. Every replica that takes uploads needs the
@@ -77,9 +86,22 @@ func (b *Uploads) Stat(ctx context.Context, digest blob.Digest) (uploads.Stored,
 }
 
 // Allocate implements [uploads.Bucket].
-func (b *Uploads) Allocate(_ context.Context, bl blob.Blob, expires time.Time) (blob.Address, error) {
+func (b *Uploads) Allocate(ctx context.Context, bl blob.Blob, expires time.Time) (blob.Address, error) {
 	if err := Check(bl.CID()); err != nil {
 		return blob.Address{}, err
+	}
+	if s, ok := b.place.(PutSigner); ok && bl.Size <= math.MaxInt64 {
+		url, header, err := s.SignPut(ctx, bl.CID(), int64(bl.Size), time.Until(expires))
+		if err == nil {
+			a := blob.Address{URL: url, Headers: blob.Headers{}, Expires: uint64(expires.Unix())}
+			for k := range header {
+				a.Headers[strings.ToLower(k)] = header.Get(k)
+			}
+			return a, nil
+		}
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return blob.Address{}, err
+		}
 	}
 	t := uploadToken{content: bl.CID(), length: bl.Size, expires: expires.Unix()}
 	return blob.Address{

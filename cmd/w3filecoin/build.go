@@ -293,7 +293,7 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		}
 		guarded := source.Guard(b, &source.Health{Name: "bucket " + b.Name(), Now: time.Now, Log: log})
 		if cfg.Buckets[i].Uploads { // new content goes there, and is read from there first
-			places = slices.Insert(places, 0, guarded)
+			places = slices.Insert(places, 0, source.Place(guarded))
 		} else {
 			places = append(places, guarded)
 		}

@@ -29,14 +29,18 @@ type Fake struct {
 	buckets map[string]bool
 	objects map[string]*stored // by bucket/key
 	uploads map[string]map[int][]byte
+	said    map[string]string // metadata of uploads
 	serial  int
 	counts  map[string]int // requests by method
 }
+
+const metadata = "X-Amz-Meta-W3filecoin-Sha256"
 
 type stored struct {
 	body     []byte
 	etag     string
 	checksum string // that it was put with
+	metadata string // w3filecoin-sha256
 }
 
 // Requests returns how many requests of a method came.
@@ -89,6 +93,7 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.serial++
 		id = strconv.Itoa(f.serial)
 		f.uploads[id+"@"+name] = map[int][]byte{}
+		f.said[id+"@"+name] = r.Header.Get(metadata)
 		reply(w, struct {
 			XMLName  xml.Name `xml:"InitiateMultipartUploadResult"`
 			UploadId string
@@ -133,6 +138,7 @@ func (f *Fake) multipart(w http.ResponseWriter, r *http.Request, id, name string
 		if !f.put(w, r, name, whole) {
 			return
 		}
+		f.objects[name].metadata = f.said[id+"@"+name]
 		delete(f.uploads, id+"@"+name)
 		reply(w, struct {
 			XMLName xml.Name `xml:"CompleteMultipartUploadResult"`
@@ -158,6 +164,9 @@ func (f *Fake) get(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	}
 	w.Header().Set("ETag", o.etag)
+	if o.metadata != "" {
+		w.Header().Set(metadata, o.metadata)
+	}
 	if r.Header.Get("X-Amz-Checksum-Mode") != "" && o.checksum != "" {
 		w.Header().Set("X-Amz-Checksum-Sha256", o.checksum)
 	}

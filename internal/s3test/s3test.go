@@ -112,7 +112,7 @@ func (o *output) String() string {
 // NewFake serves a [Fake].
 func NewFake(t testing.TB) *Store {
 	t.Helper()
-	f := &Fake{objects: map[string]*stored{}, uploads: map[string]map[int][]byte{}, buckets: map[string]bool{}}
+	f := &Fake{objects: map[string]*stored{}, uploads: map[string]map[int][]byte{}, said: map[string]string{}, buckets: map[string]bool{}}
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
 	s := &Store{Endpoint: server.URL, Region: "us-east-1", AccessKey: "test", SecretKey: "test-secret", Fake: f}

@@ -73,7 +73,7 @@ type Config struct {
 	Stall time.Duration
 }
 
-// A Bucket is a bucket of content. It implements source.Place and source.Locator. Safe for concurrent use.
+// A Bucket is a bucket of content. It implements source.Remote. Safe for concurrent use.
 type Bucket struct {
 	cfg    Config
 	client *s3.Client
@@ -81,10 +81,7 @@ type Bucket struct {
 	public string // without a slash at the end
 }
 
-var (
-	_ source.Place   = (*Bucket)(nil)
-	_ source.Locator = (*Bucket)(nil)
-)
+var _ source.Remote = (*Bucket)(nil)
 
 // Open returns the bucket. It asks the store nothing; [Bucket.Check] does.
 func Open(cfg Config) (*Bucket, error) {

@@ -2,10 +2,12 @@ package s3_test
 
 import (
 	"bytes"
+	crand "crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -20,9 +22,12 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
+	"github.com/storacha/w3filecoin/capabilities/blob"
 	"github.com/storacha/w3filecoin/internal/s3test"
 	"github.com/storacha/w3filecoin/source"
 	"github.com/storacha/w3filecoin/source/s3"
+	"github.com/storacha/w3filecoin/uploads"
+	"github.com/storacha/w3filecoin/wire"
 )
 
 const maxBytes = 1 << 30
@@ -104,6 +109,9 @@ func suite(t *testing.T, store *s3test.Store) {
 			created, err = b.Put(t.Context(), c, iotest.ErrReader(errors.New("read")), maxBytes)
 			if err != nil || created {
 				t.Fatalf("storing %d bytes again: %t, %v", size, created, err)
+			}
+			if length, err := b.Verified(t.Context(), c); err != nil || length != int64(size) {
+				t.Errorf("%d bytes that were verified: %d, %v", size, length, err)
 			}
 			// The codec does not matter, as both name the same bytes.
 			body, length, err := b.Open(t.Context(), contentOf(t, source.CAR, want))
@@ -343,9 +351,68 @@ func suite(t *testing.T, store *s3test.Store) {
 		if _, err := b.Verified(t.Context(), other); !errors.Is(err, source.ErrNoContent) {
 			t.Errorf("forged: %v", err)
 		}
+		private := open(t, store, name, func(c *s3.Config) { c.Private = true })
+		if _, _, err := private.SignPut(t.Context(), c, 1, time.Hour); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("private: %v", err)
+		}
+		if _, _, err := b.SignPut(t.Context(), c, 5<<30+1, time.Hour); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("over 5 GiB: %v", err)
+		}
 		for _, valid := range []time.Duration{0, -1, s3.MaxValid + 1} {
 			if _, _, err := b.SignPut(t.Context(), c, 1, valid); err == nil {
 				t.Errorf("signed for %s", valid)
+			}
+		}
+	})
+
+	t.Run("uploads", func(t *testing.T) {
+		name := store.CreateBucket(t)
+		signer, err := wire.GenerateSigner(crand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := random(3000, 11)
+		b := blob.Blob{Digest: blob.Digest(contentOf(t, source.Raw, want).Hash()), Size: uint64(len(want))}
+		allocate := func(bucket source.Remote, b blob.Blob) (*source.Uploads, blob.Address) {
+			t.Helper()
+			custody, err := source.NewCustody("https://custody.example", source.Guard(bucket, &source.Health{Name: name, Now: time.Now, Log: slog.New(slog.DiscardHandler)}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := custody.Uploads(signer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			address, err := u.Allocate(t.Context(), b, time.Now().Add(time.Hour))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return u, address
+		}
+		u, address := allocate(open(t, store, name, nil), b)
+		if !strings.HasPrefix(address.URL, store.Endpoint+"/") {
+			t.Fatalf("the address is %s", address.URL)
+		}
+		if _, err := u.Stat(t.Context(), b.Digest); !errors.Is(err, uploads.ErrNoBlob) {
+			t.Errorf("before: %v", err)
+		}
+		header := http.Header{}
+		for k, v := range address.Headers {
+			header.Set(k, v)
+		}
+		if status := put(t, address.URL, header, want); status != http.StatusOK {
+			t.Errorf("status %d", status)
+		}
+		if stored, err := u.Stat(t.Context(), b.Digest); err != nil || stored.Size != b.Size {
+			t.Errorf("after: %+v, %v", stored, err)
+		}
+		// Where the bucket cannot take it, the service does.
+		for what, a := range map[string]blob.Address{
+			"private":    second(allocate(open(t, store, name, func(c *s3.Config) { c.Private = true }), b)),
+			"over 5 GiB": second(allocate(open(t, store, name, nil), blob.Blob{Digest: b.Digest, Size: 6 << 30})),
+		} {
+			if !strings.HasPrefix(a.URL, "https://custody.example/blob/") {
+				t.Errorf("%s: the address is %s", what, a.URL)
 			}
 		}
 	})
@@ -357,6 +424,8 @@ func suite(t *testing.T, store *s3test.Store) {
 		}
 	})
 }
+
+func second[A, B any](_ A, b B) B { return b }
 
 func put(t *testing.T, address string, header http.Header, body []byte) int {
 	t.Helper()

@@ -3,6 +3,7 @@ package s3
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -17,12 +18,24 @@ import (
 	"github.com/storacha/w3filecoin/source"
 )
 
+const (
+	// maxPut is what a store takes in one request, in bytes.
+	maxPut = 5 << 30
+	// verifiedKey is the metadata of an object that was put in parts, whose checksum is none of the whole. It is stated
+	// when the upload begins, and becomes the object's only if the upload ends, after the hash was found right.
+	verifiedKey = "w3filecoin-sha256"
+)
+
 // SignPut returns an address that takes exactly the bytes of the content by HTTP PUT, and the headers that the request
 // has to have. Length and SHA-256 are signed: the store refuses any other length, bytes and time later than valid from
-// now. It may be called any number of times; the same bytes may be put again.
+// now. It may be called any number of times; the same bytes may be put again. The error wraps errors.ErrUnsupported for
+// a private bucket and for more than 5 GiB, the most that a store takes in one request.
 func (b *Bucket) SignPut(ctx context.Context, content cid.Cid, length int64, valid time.Duration) (url string, header http.Header, err error) {
 	if b.ReadOnly() {
 		return "", nil, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, source.ErrReadOnly)
+	}
+	if b.cfg.Private || length > maxPut {
+		return "", nil, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, errors.ErrUnsupported)
 	}
 	checksum, err := checksumOf(content)
 	if err != nil {
@@ -46,9 +59,9 @@ func (b *Bucket) SignPut(ctx context.Context, content cid.Cid, length int64, val
 	return req.URL, header, nil
 }
 
-// Verified returns the length of the content if the store has compared all of its bytes with the content's hash: they
-// were put by one request with that checksum, by an address of [Bucket.SignPut] for instance. The error wraps
-// source.ErrNoContent if they are not there, or in parts, whose checksums say nothing of the whole.
+// Verified returns the length of the content if all of its bytes have been compared with the content's hash on their way
+// in: by the store, for an address of [Bucket.SignPut], or by [Bucket.Put]. The error wraps source.ErrNoContent if they
+// have not, or are not there.
 func (b *Bucket) Verified(ctx context.Context, content cid.Cid) (length int64, err error) {
 	checksum, err := checksumOf(content)
 	if err != nil {
@@ -61,7 +74,7 @@ func (b *Bucket) Verified(ctx context.Context, content cid.Cid) (length int64, e
 	if err != nil {
 		return 0, fmt.Errorf("looking for %s in bucket %s: %w", key, b.cfg.Bucket, explain(err))
 	}
-	if aws.ToString(out.ChecksumSHA256) != checksum {
+	if aws.ToString(out.ChecksumSHA256) != checksum && out.Metadata[verifiedKey] != checksum {
 		return 0, fmt.Errorf("%s in bucket %s has no checksum that says it is this content: %w", key, b.cfg.Bucket, source.ErrNoContent)
 	}
 	if out.ContentLength == nil {

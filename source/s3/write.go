@@ -106,9 +106,13 @@ func (u *upload) Write(p []byte) (n int, err error) {
 // send waits for the part before, and sends the one that is filled.
 func (u *upload) send() error {
 	if u.id == "" {
+		checksum, err := checksumOf(u.content)
+		if err != nil {
+			return err
+		}
 		out, err := u.b.client.CreateMultipartUpload(u.ctx, &s3.CreateMultipartUploadInput{
-			Bucket: &u.b.cfg.Bucket, Key: &u.key, ContentType: aws.String(contentType),
-			ChecksumAlgorithm: types.ChecksumAlgorithmSha256})
+			Bucket: &u.b.cfg.Bucket, Key: &u.key, ContentType: aws.String(contentType), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
+			Metadata: map[string]string{verifiedKey: checksum}})
 		if err != nil {
 			return fmt.Errorf("beginning the upload: %w", explain(err))
 		}
