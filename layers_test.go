@@ -50,6 +50,7 @@ var layers = map[string]layer{
 	"dealtracker": role,
 	"compute":     role,
 	"uploads":     role,
+	"claims":      role,
 	"roles/client": {may: []string{"capabilities/...", "piece", "segment", "wire/..."}, network: true, never: servers,
 		why: "a client links no server"},
 	"roles": {may: []string{"capabilities/...", "piece", "segment", "wire/...", "roles/client", "store", "tasks"}, network: true, never: servers,

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/capabilities"
 )
 
 // ErrNoContent: the content is not in custody (yet).
@@ -25,4 +27,12 @@ type Content struct {
 type Custody interface {
 	// Stat returns what is known of the content without reading it, or ErrNoContent.
 	Stat(ctx context.Context, content cid.Cid) (Content, error)
+}
+
+// Claims keeps claims about content.
+type Claims interface {
+	// Keep keeps a claim of the storefront's own. Repeating it does nothing.
+	Keep(ctx context.Context, claim capabilities.Task) error
+	// Locations returns addresses at which content is claimed to be, by anybody: hints, never facts.
+	Locations(ctx context.Context, content cid.Cid) ([]string, error)
 }

@@ -150,12 +150,3 @@ func aggregatePartition(a piece.Link) string { return "aggregate/" + a.String() 
 func aggregateKey(a piece.Link, offer cid.Cid) store.Key {
 	return store.Key{Partition: aggregatePartition(a), Sort: offer.String()}
 }
-
-// Claim is a signed claim of the storefront's own, under `claim/{multihash}` and the claim's CID.
-type Claim struct {
-	Block []byte `cbor:"b"`
-}
-
-func claimKey(content cid.Cid, ability, other string) store.Key {
-	return store.Key{Partition: "claim/" + content.Hash().B58String(), Sort: ability + "/" + other}
-}

@@ -81,8 +81,10 @@ type Deps struct {
 	// Tracker is asked who the provider of a deal is, for filecoin/info. Without one (no connection) it stays unnamed.
 	Tracker capabilities.Peer
 	Custody Custody
-	Policy  Policy
-	Timing  Timing
+	// Claims keeps what the storefront claims, and knows what others claim; nil: nothing is claimed.
+	Claims Claims
+	Policy Policy
+	Timing Timing
 	// Parallel is how many rows are written at a time where many are; 1 where the order of things must not vary.
 	Parallel int
 	Now      func() time.Time
@@ -100,7 +102,6 @@ type Service struct {
 	references store.Table[Reference]
 	verdicts   store.Table[Verdict]
 	aggregates store.Table[Aggregate]
-	claims     store.Table[Claim]
 	timers     store.Table[timer]
 	standings  *standing.Register
 	providers  []*provider
@@ -166,7 +167,6 @@ func New(d Deps) (*Service, error) {
 		references: store.NewTable[Reference](d.Store),
 		verdicts:   store.NewTable[Verdict](d.Store),
 		aggregates: store.NewTable[Aggregate](d.Store),
-		claims:     store.NewTable[Claim](d.Store),
 		timers:     store.NewTable[timer](d.Store),
 		standings:  standing.New(d.Store, d.Policy.Reputation, d.Now),
 		providers:  providers,

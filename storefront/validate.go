@@ -200,6 +200,9 @@ func (s *Service) computed(ctx context.Context, msg tasks.Arrival) error {
 
 // claimEquals publishes that content and piece are the same bytes. Nothing waits for it.
 func (s *Service) claimEquals(ctx context.Context, msg pieceMessage) error {
+	if s.Claims == nil {
+		return nil
+	}
 	p, err := s.pieces.Get(ctx, msg.Key)
 	if err != nil {
 		return err
@@ -210,7 +213,5 @@ func (s *Service) claimEquals(ctx context.Context, msg pieceMessage) error {
 	if err != nil {
 		return err
 	}
-	rec := store.Record[Claim]{Key: claimKey(p.Value.Content, assert.EqualsAbility, p.Value.Piece.String()), Value: Claim{claim.Block().Bytes}}
-	_, err = s.claims.Create(ctx, &rec, store.Effects{})
-	return err
+	return s.Claims.Keep(ctx, claim)
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/aggregate"
+	"github.com/storacha/w3filecoin/capabilities/assert"
 	"github.com/storacha/w3filecoin/capabilities/compute"
 	"github.com/storacha/w3filecoin/capabilities/deal"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
@@ -39,6 +40,8 @@ func checkResult(can string, out wire.Result) (terminal bool, err error) {
 		ok = new(deal.InfoOK)
 	case compute.PieceCIDAbility:
 		ok = new(compute.PieceCIDOK)
+	case assert.LocationAbility, assert.EqualsAbility, assert.InclusionAbility, assert.IndexAbility:
+		ok = new(assert.OK)
 	case httpcap.PutAbility:
 		ok = new(httpcap.PutOK)
 	case pdp.InfoAbility:

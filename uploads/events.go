@@ -177,7 +177,7 @@ func (s *Service) accept(ctx context.Context, cause cid.Cid, task capabilities.T
 	return err
 }
 
-// accepted lists an accepted blob in its space.
+// accepted lists an accepted blob in its space, and publishes where it is.
 func (s *Service) accepted(ctx context.Context, msg acceptMessage) error {
 	kept, err := s.ledger.Read(ctx, msg.Accept)
 	if err != nil {
@@ -186,6 +186,17 @@ func (s *Service) accepted(ctx context.Context, msg acceptMessage) error {
 	var nb blob.Accept
 	if err := kept.Caveats(&nb); err != nil {
 		return err
+	}
+	if s.Claims != nil {
+		for _, link := range kept.Receipt.Fork {
+			claim, err := kept.Effect(link)
+			if err != nil {
+				return err
+			}
+			if err := s.Claims.Keep(ctx, claim); err != nil {
+				return err
+			}
+		}
 	}
 	_, err = s.items.Update(ctx, itemKey(nb.Space.String(), nb.Blob.Digest), func(rec *store.Record[Item], _ *store.Effects) error {
 		item := &rec.Value

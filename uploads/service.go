@@ -41,6 +41,11 @@ type Bucket interface {
 	Allocate(ctx context.Context, b blob.Blob, expires time.Time) (blob.Address, error)
 }
 
+// Claims keeps claims. Repeating it does nothing.
+type Claims interface {
+	Keep(ctx context.Context, claim capabilities.Task) error
+}
+
 // Policy says who may upload what.
 type Policy struct {
 	// MayUpload reports whether content may be stored in a space; nil allows all.
@@ -55,12 +60,14 @@ const DefaultWindow = 24 * time.Hour
 // grace is what an upload that began within its window has to end.
 const grace = time.Hour
 
-// Deps is what uploads are made of. Every field is required but Window (DefaultWindow) and Policy.MayUpload.
+// Deps is what uploads are made of. Every field is required but Claims, Window (DefaultWindow) and Policy.MayUpload.
 type Deps struct {
 	Signer capabilities.Signer
 	Store  store.Driver
 	Keys   capabilities.Keys
 	Bucket Bucket
+	// Claims keeps the claims of where blobs are; nil: they are in the receipts of blob/accept alone.
+	Claims Claims
 	Policy Policy
 	Window time.Duration
 	Now    func() time.Time

@@ -92,6 +92,12 @@ func (i *Index) Fields() []capabilities.Field {
 	return []capabilities.Field{{Key: "content", Value: &i.Content}, {Key: "index", Value: &i.Index}}
 }
 
+// OK is the result of every claim: an empty map.
+type OK struct{}
+
+// Fields implements [capabilities.Struct].
+func (*OK) Fields() []capabilities.Field { return nil }
+
 // Content names the content of a claim: by link, or by {digest: multihash}.
 type Content struct {
 	Link   cid.Cid
