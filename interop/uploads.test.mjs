@@ -2,7 +2,7 @@
 // its deal.
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { Delegation } from '@ucanto/core'
+import { CAR as CarCodec, Delegation } from '@ucanto/core'
 import * as Assert from '@storacha/capabilities/assert'
 import * as BlobCaps from '@storacha/capabilities/space/blob'
 import * as IndexCaps from '@storacha/capabilities/space/index'
@@ -125,6 +125,44 @@ describe('JavaScript upload client, Go storefront', { timeout: 120_000 }, () => 
     await checkDealt({ cid: CID.createV1(raw.code, cid.multihash), piece })
     const known = await Blob.list(conf, at)
     assert.ok(known.results.some(({ blob }) => Buffer.from(blob.digest).equals(cid.multihash.bytes)))
+  })
+
+  test('claims of what is stored, and of others', async () => {
+    const content = await world.content(210, payloadOf(MiB))
+    const site = await store(content, { ...at, ...conf })
+    const offered = await StorefrontCaps.filecoinOffer
+      .invoke({ issuer: agent, audience: storefront, with: agent.did(), nb: { content: content.cid, piece: content.piece } })
+      .execute(at.connection)
+    assert.ok(offered.out.ok)
+    const claims = async cid => {
+      const response = await fetch(`${go.urls.storefront}/claims/${cid}`, { headers: { accept: 'application/json' } })
+      assert.equal(response.status, 200)
+      return (await response.json()).claims
+    }
+    const own = await eventually(async () => {
+      const list = await claims(content.cid)
+      return list.some(c => c.ability === Assert.equals.can) && list.some(c => c.ability === Assert.location.can) ? list : undefined
+    }, 'the storefront claims where the content is, and its piece')
+    assert.ok(own.some(c => c.claim === `${site.cid}`))
+    assert.equal(own.find(c => c.ability === Assert.equals.can).caveats.equals['/'], `${content.piece}`)
+    assert.ok((await claims(content.piece)).some(c => c.ability === Assert.equals.can))
+
+    // The bytes that are signed come as a CAR.
+    const response = await fetch(`${go.urls.storefront}/claim/${site.cid}`)
+    const { roots, blocks } = CarCodec.decode(new Uint8Array(await response.arrayBuffer()))
+    const kept = Delegation.view({ root: roots[0].cid, blocks })
+    assert.equal(`${kept.cid}`, `${site.cid}`)
+
+    // A claim by the agent on the space, which has delegated.
+    const proof = await Assert.assert.delegate({ issuer: space, audience: agent, with: space.did(), expiration: Infinity })
+    const elsewhere = { content: { digest: content.cid.multihash.bytes }, location: ['https://elsewhere.example/x'] }
+    const claim = proofs => Assert.location.invoke({ issuer: agent, audience: storefront, with: space.did(), proofs, nb: elsewhere }).execute(at.connection)
+    assert.equal((await claim([])).out.error.name, 'Unauthorized')
+    const receipt = await claim([proof])
+    assert.deepEqual(receipt.out.ok, {})
+    const theirs = await eventually(async () => (await claims(content.cid)).find(c => c.issuer === agent.did()), 'the claim of the agent is served')
+    assert.deepEqual(theirs.caveats.location, elsewhere.location)
+    assert.equal(theirs.claim, `${receipt.ran.link()}`)
   })
 
   test('uploadCAR in shards to its deals', async () => {

@@ -340,9 +340,13 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	if len(cfg.Allow) > 0 && !cfg.Open {
 		policy.MayOffer = func(with string) bool { return slices.Contains(cfg.Allow, with) }
 	}
+	kept, err := n.claims(policy, driver, log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	s, err := storefront.New(storefront.Deps{
 		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: providers, Arbiter: arbiter, Nodes: nodes, Tracker: tracker,
-		Custody: custody, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
+		Custody: custody, Claims: kept, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
 	})
@@ -361,7 +365,7 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	routes := map[string]http.Handler{
 		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve, "/key/": resolve, "/aggregate/": resolve,
 	}
-	joined, err := n.uploads(s, custody, policy, driver, routes, log)
+	joined, err := n.uploads(s, custody, kept, policy, driver, routes, log)
 	return joined, routes, map[string]int{storefront.ValidateQueue: asked}, err
 }
 

@@ -126,6 +126,8 @@ type StorefrontConfig struct {
 	Providers []Provider `toml:"providers"`
 	// DealTracker names the provider of a deal in filecoin/info; optional, and without a proof.
 	DealTracker Neighbour `toml:"dealtracker"`
+	// Claims is a claims service that is told what the storefront claims; optional.
+	Claims Neighbour `toml:"claims"`
 	// Nodes are storage nodes whose word is taken for the piece of content that they keep, if validation.mode is "pdp".
 	Nodes      []Neighbour `toml:"nodes"`
 	Validation Validation  `toml:"validation"`
@@ -405,7 +407,7 @@ func readConfig(file string, environ []string) (Config, error) {
 }
 
 func (c *Config) paths() []*string {
-	paths := []*string{&c.Storefront.Aggregator.Proof, &c.Storefront.Compute.Proof, &c.Aggregator.Dealer.Proof,
+	paths := []*string{&c.Storefront.Claims.Proof, &c.Storefront.Aggregator.Proof, &c.Storefront.Compute.Proof, &c.Aggregator.Dealer.Proof,
 		&c.Dealer.DealTracker.Proof, &c.Dealer.Offers}
 	for _, role := range allRoles {
 		paths = append(paths, &c.identity(role).Key)
@@ -599,6 +601,9 @@ func (c *Config) validate() error {
 			if _, err := wire.ParseDID(d); err != nil {
 				bad("storefront.allow: %q is not a DID: %v", d, err)
 			}
+		}
+		if (c.Storefront.Claims.DID == "") != (c.Storefront.Claims.URL == "") {
+			bad("storefront.claims: a claims service elsewhere has both a did and a url")
 		}
 		if c.Storefront.UploadWindow == 0 {
 			bad("storefront.upload_window: an upload needs some time to begin, like 24h")

@@ -84,6 +84,7 @@ func TestConfigSaysWhatToDo(t *testing.T) {
 			c.Roles = []string{aggregatorRole}
 			c.Aggregator.Dealer = Neighbour{DID: "did:web:dealer.example", URL: "https://dealer.example"}
 		}, []string{"aggregator.dealer.proof", "delegate"}},
+		{"half a claims service", func(c *Config) { c.Storefront.Claims.URL = "https://claims.example" }, []string{"storefront.claims", "did"}},
 		{"no time for uploads", func(c *Config) { c.Storefront.UploadWindow = 0 }, []string{"upload_window", "24h"}},
 		{"devnet alone", func(c *Config) { c.Roles = []string{devnetName} }, []string{"devnet.offers", "devnet.pieces"}},
 		{"devnet elsewhere", func(c *Config) {
