@@ -44,7 +44,11 @@ func (n *Network) Offer(storefront string, content []byte) Offered {
 
 // OfferAs offers a content CID as any piece, with a nonce if it is not empty.
 func (n *Network) OfferAs(storefront string, content cid.Cid, link piece.Link, nonce string) (Offered, error) {
-	agent := Agent()
+	return n.OfferBy(Agent(), storefront, content, link, nonce)
+}
+
+// OfferBy has an agent offer a content CID as any piece, on its own DID.
+func (n *Network) OfferBy(agent capabilities.Signer, storefront string, content cid.Cid, link piece.Link, nonce string) (Offered, error) {
 	task, _, err := client.Offer(context.Background(), n.Conn(storefront), agent, n.Roles[storefront].Signer.DID(), agent.DID().String(),
 		filecoin.Offer{Content: content, Piece: link}, capabilities.Terms{Nonce: nonce}, n.keys())
 	return Offered{storefront, content, link, task.Link(), agent}, err

@@ -54,6 +54,17 @@ type Options struct {
 	Budget time.Duration
 	// Chaos is the probability that a step is struck: a message lost before or after it arrived, repeated, an engine fault, a crash.
 	Chaos float64
+	// Policy of the storefronts; the largest piece follows from the ladder.
+	Policy storefront.Policy
+	// Untrusted is how many compute providers there are that storefronts do not trust: they validate by quorum then, and "compute" is the arbiter. They
+	// are called "compute2" and so on.
+	Untrusted int
+	// Lie says whether an untrusted provider lies about a task. Its answers have to be asked for: it pushes nothing.
+	Lie func(provider string, task cid.Cid) bool
+	// Pace is the time that handling a message takes on the clock, Read that of reading content of a size in bytes; nil: none. With these a network is as
+	// fast as one machine that does one thing at a time.
+	Pace time.Duration
+	Read func(size int) time.Duration
 	// Log, if set, gets what the roles log.
 	Log *slog.Logger
 }
@@ -127,6 +138,9 @@ func New(t testing.TB, o Options) *Network {
 	for i, name := range []string{"aggregator", "dealer", "dealtracker", "compute"} {
 		n.add(name, TestKey(byte(3+i)))
 	}
+	for i := range o.Untrusted {
+		n.add(fmt.Sprintf("compute%d", i+2), TestKey(byte(50+i)))
+	}
 	for _, name := range n.names {
 		n.Roles[name].boot()
 	}
@@ -187,10 +201,19 @@ func (n *Network) service(r *Role, driver store.Driver) (roles.Service, error) {
 	log := n.Log.With("role", r.Name)
 	switch {
 	case strings.HasPrefix(r.Name, "storefront"):
+		arbiter := storefront.Provider{Peer: n.peer("compute", r, computecap.PieceCIDAbility)}
+		providers, policy := []storefront.Provider{arbiter}, n.Policy
+		policy.MaxPiece = n.Ladder.MaxPiece()
+		if n.Untrusted > 0 {
+			providers, policy.Validation.Mode = nil, storefront.Quorum
+			for i := range n.Untrusted {
+				providers = append(providers, storefront.Provider{Peer: n.peer(fmt.Sprintf("compute%d", i+2), r, computecap.PieceCIDAbility)})
+			}
+		}
 		return storefront.New(storefront.Deps{
 			Signer: r.Signer, Store: driver, Keys: n.keys(), Aggregator: n.peer("aggregator", r, piececap.OfferAbility),
-			Compute: []storefront.Provider{{Peer: n.peer("compute", r, computecap.PieceCIDAbility)}}, Tracker: n.peer("dealtracker", r, ""), Custody: n.World, Now: n.Now, Log: log,
-			Policy: storefront.Policy{MaxPiece: n.Ladder.MaxPiece()},
+			Compute: providers, Arbiter: arbiter, Tracker: n.peer("dealtracker", r, ""), Custody: n.World, Now: n.Now, Log: log,
+			Policy: policy,
 		})
 	case r.Name == "aggregator":
 		return aggregator.New(aggregator.Deps{
@@ -226,7 +249,7 @@ func (n *Network) byDID(did, prefix string) *Role {
 func (n *Network) conn(from *Role) func(string) (capabilities.Conn, bool) {
 	return func(did string) (capabilities.Conn, bool) {
 		r := n.byDID(did, "")
-		if r == nil {
+		if r == nil || n.Lie != nil && from.untrusted() {
 			return nil, false
 		}
 		return &wireTo{n, from, r}, true
@@ -254,6 +277,29 @@ type wireTo struct {
 
 var errLost = errors.New("connection lost")
 
+func (r *Role) untrusted() bool { return strings.HasPrefix(r.Name, "compute") && r.Name != "compute" }
+
+// lie puts a lie into the place of what a compute provider answered.
+func (r *Role) lie(reply *capabilities.Message, m *capabilities.Message) (*capabilities.Message, error) {
+	task := capabilities.TaskOf(m, m.Invocations()[0])
+	var computed computecap.PieceCIDOK
+	truth := reply.Receipt(task.Link())
+	if truth == nil || capabilities.ReadResult(truth.Out, &computed) != nil || !r.n.Lie(r.Name, task.Link()) {
+		return reply, nil
+	}
+	root := computed.Piece.Root()
+	root[0] ^= 1
+	link, err := piece.FromRootAndHeight(root, computed.Piece.Height(), computed.Piece.Padding())
+	if err != nil {
+		return nil, err
+	}
+	receipt, err := capabilities.Issue(r.Signer, task.Link(), &computecap.PieceCIDOK{Piece: link}, capabilities.Effects{})
+	if err != nil {
+		return nil, err
+	}
+	return capabilities.Conclusion(receipt, task, capabilities.Effects{}), nil
+}
+
 func (w *wireTo) Execute(ctx context.Context, m *capabilities.Message) (*capabilities.Message, error) {
 	if w.to.Down || w.n.cut[[2]string{w.from.Name, w.to.Name}] || w.n.struck() {
 		return nil, errLost
@@ -267,6 +313,9 @@ func (w *wireTo) Execute(ctx context.Context, m *capabilities.Message) (*capabil
 	reply, err := local.Execute(ctx, m)
 	if w.n.struck() {
 		return nil, errLost
+	}
+	if err == nil && w.n.Lie != nil && w.to.untrusted() {
+		return w.to.lie(reply, m)
 	}
 	return reply, err
 }
@@ -322,6 +371,7 @@ func (n *Network) Step() bool {
 		return false
 	}
 	n.Steps++
+	n.Advance(n.Pace)
 	c := choices[n.Rand.IntN(len(choices))]
 	consumer := c.role.consumers[c.queue]
 	if consumer == nil {
@@ -442,6 +492,9 @@ func (w *World) Fetch(_ context.Context, url string) (io.ReadCloser, int64, erro
 	b, ok := w.contents[string(c.Hash())]
 	if !ok {
 		return nil, 0, compute.ErrNoContent
+	}
+	if w.n.Read != nil {
+		w.n.Advance(w.n.Read(len(b)))
 	}
 	return io.NopCloser(bytes.NewReader(b)), int64(len(b)), nil
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles/client"
+	"github.com/storacha/w3filecoin/standing"
+	"github.com/storacha/w3filecoin/storefront"
 )
 
 const day = 24 * time.Hour
@@ -285,7 +287,7 @@ func TestSimulation(t *testing.T) {
 	if n, err := strconv.ParseUint(os.Getenv("W3FILECOIN_SEED"), 10, 64); err == nil {
 		first, count = n, 1
 	}
-	var steps atomic.Int64
+	var steps, lies, refusals atomic.Int64
 	const chunk = 25
 	t.Run("networks", func(t *testing.T) {
 		for from := first; from < first+count; from += chunk {
@@ -293,7 +295,10 @@ func TestSimulation(t *testing.T) {
 			t.Run(fmt.Sprintf("%d-%d", from, to-1), func(t *testing.T) {
 				t.Parallel()
 				for seed := from; seed < to; seed++ {
-					steps.Add(int64(simulate(t, seed)))
+					end := simulate(t, seed)
+					steps.Add(int64(end.steps))
+					lies.Add(int64(end.lies))
+					refusals.Add(int64(end.refusals))
 					if t.Failed() {
 						t.Fatalf("replay with W3FILECOIN_SEED=%d", seed)
 					}
@@ -301,11 +306,34 @@ func TestSimulation(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d networks from seed %d, %d steps", count, first, steps.Load())
+	t.Logf("%d networks from seed %d, %d steps, %d lies of a provider, %d offers refused", count, first, steps.Load(), lies.Load(), refusals.Load())
+	if count >= 20 && (lies.Load() == 0 || refusals.Load() == 0) {
+		t.Error("nobody misbehaved")
+	}
 }
 
-func simulate(t *testing.T, seed uint64) int {
-	n := New(t, Options{Seed: seed, Storefronts: 1 + int(seed%2), Chaos: []float64{0, 0.02, 0.1, 0.2}[seed%4]})
+// simulated says what happened in a network.
+type simulated struct{ steps, lies, refusals int }
+
+func simulate(t *testing.T, seed uint64) (end simulated) {
+	o := Options{Seed: seed, Storefronts: 1 + int(seed%2), Chaos: []float64{0, 0.02, 0.1, 0.2}[seed%4]}
+	// Some networks validate by three providers that are not trusted, one of which lies now and then; in some an agent offers what is wrong, and nothing
+	// else, until it is refused.
+	if seed%5 == 2 {
+		o.Untrusted = 3
+		o.Lie = func(provider string, task cid.Cid) bool {
+			lie := provider == "compute3" && task.Hash()[10]%3 == 0
+			if lie {
+				end.lies++
+			}
+			return lie
+		}
+	}
+	mallory, vandal := TestKey(90), seed%3 == 1
+	if vandal {
+		o.Policy.Reputation = standing.Policy{HalfLife: 100_000 * time.Hour, Quarantine: 1.5, Refuse: 2.5}
+	}
+	n := New(t, o)
 	stores := []string{"storefront"}
 	if n.Storefronts == 2 {
 		stores = append(stores, "storefront2")
@@ -336,9 +364,32 @@ func simulate(t *testing.T, seed uint64) int {
 			n.World.Put(content)
 		}
 		n.reboot()
-		o, err := n.OfferAs(stores[n.Rand.IntN(len(stores))], c, link, nonce)
+		agent := Agent()
+		if kind == 0 && vandal {
+			agent = mallory
+		}
+		o, err := n.OfferBy(agent, stores[n.Rand.IntN(len(stores))], c, link, nonce)
+		if f := (*capabilities.Failure)(nil); agent != Agent() && errors.As(err, &f) && f.Name == capabilities.OfferRefused {
+			end.refusals++
+			continue
+		}
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if vandal {
+			wrong, err := piece.Sum(append(content, 2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Of the same content, which may come later.
+			o, err := n.OfferBy(mallory, o.Storefront, c, wrong, "")
+			if f := (*capabilities.Failure)(nil); err == nil {
+				offers, bad = append(offers, o), append(bad, o)
+			} else if !errors.As(err, &f) || f.Name != capabilities.OfferRefused {
+				t.Fatalf("seed %d: %v", seed, err)
+			} else {
+				end.refusals++
+			}
 		}
 		offers = append(offers, o)
 		if kind == 0 {
@@ -397,5 +448,34 @@ func simulate(t *testing.T, seed uint64) int {
 			t.Errorf("seed %d: a good offer ended as %v", seed, p.Failure)
 		}
 	}
-	return n.Steps
+	n.Run(12*time.Hour, func() bool { return false })
+	n.reboot()
+	for _, name := range stores {
+		of := func(subject string) standing.Standing {
+			s, err := standing.New(n.Roles[name].Engine, o.Policy.Reputation, n.Now).Of(context.Background(), subject)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		var proven uint64
+		for _, b := range bad {
+			if b.Storefront == name && b.Agent == mallory {
+				proven++
+			}
+		}
+		if s := of(storefront.AgentSubject(mallory.DID().String())); s.Wrong != proven || (s.Level == standing.Refused) != (proven > 2) {
+			t.Errorf("seed %d: %d offers to %s were proven wrong, its agent has %+v", seed, proven, name, s)
+		}
+		if s := of(storefront.AgentSubject(Agent().DID().String())); vandal && s.Wrong != 0 {
+			t.Errorf("seed %d: an agent is blamed for another: %+v", seed, s)
+		}
+		for _, r := range n.Roles {
+			if s := of(storefront.ProviderSubject(r.Signer.DID().String())); s.Wrong != 0 && r.Name != "compute3" {
+				t.Errorf("seed %d: %s is blamed for another: %+v", seed, r.Name, s)
+			}
+		}
+	}
+	end.steps = n.Steps
+	return end
 }
