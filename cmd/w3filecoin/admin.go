@@ -27,11 +27,11 @@ func newAdminCommand(a *app) *cobra.Command {
 		Args:  arguments(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newDeadCommand(a))
+	cmd.AddCommand(newDeadCommand(a), newStandingsCommand(a))
 	return cmd
 }
 
-// deadSource is where the command line finds dead letters.
+// deadSource is where the command line finds dead letters and standings.
 type deadSource struct {
 	data, url, token string
 }
@@ -51,16 +51,27 @@ by default. Otherwise the databases below --data are opened directly.`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	f := cmd.PersistentFlags()
-	f.StringVar(&src.data, "data", defaultConfig().Data, "directory of the state")
-	f.StringVar(&src.url, "url", "", "admin interface of the process that runs, http://127.0.0.1:8010")
-	f.StringVar(&src.token, "token-file", "", "file of its token; admin.token in the directory of the state if empty")
+	src.addFlags(cmd)
 	cmd.AddCommand(newDeadListCommand(a, src), newDeadShowCommand(a, src), newDeadRetryCommand(a, src), newDeadDropCommand(a, src))
 	return cmd
 }
 
-// open returns the dead letters of some roles, of all that there are if none is named. The databases are closed by the function that is returned.
-func (s *deadSource) open(names ...string) (dead deadLetters, done func() error, err error) {
+// addFlags adds the flags that say where the state is.
+func (s *deadSource) addFlags(cmd *cobra.Command) {
+	f := cmd.PersistentFlags()
+	f.StringVar(&s.data, "data", defaultConfig().Data, "directory of the state")
+	f.StringVar(&s.url, "url", "", "admin interface of the process that runs, http://127.0.0.1:8010")
+	f.StringVar(&s.token, "token-file", "", "file of its token; admin.token in the directory of the state if empty")
+}
+
+// administered is the state of some roles as operators look after it.
+type administered interface {
+	deadLetters
+	standingBook
+}
+
+// open returns the state of some roles, of all that there are if none is named. The databases are closed by the function that is returned.
+func (s *deadSource) open(names ...string) (state administered, done func() error, err error) {
 	if s.url != "" {
 		file := s.token
 		if file == "" {
@@ -118,6 +129,15 @@ func (s *deadSource) with(names []string, do func(deadLetters) error) error {
 		return err
 	}
 	return errors.Join(do(dead), done())
+}
+
+// withBook runs do on the standings at some roles and closes what was opened for it.
+func (s *deadSource) withBook(names []string, do func(standingBook) error) error {
+	book, done, err := s.open(names...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(book), done())
 }
 
 // addFilterFlags adds the flags that choose dead letters.

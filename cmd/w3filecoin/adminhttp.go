@@ -30,6 +30,8 @@ import (
 //	GET    /dead/{role}/{queue}/{message}       a letter
 //	POST   /dead/{role}/{queue}/{message}/retry 204
 //	DELETE /dead/{role}/{queue}/{message}       204
+//	GET    /standings?role=&cursor=&limit=      {"standings": […], "next": "…"}
+//	POST   /standings/{role}/{kind}/{did}/pardon 204
 
 // adminServer is the admin interface of a node.
 type adminServer struct {
@@ -91,7 +93,7 @@ type deadPage struct {
 	Next    string       `json:"next,omitempty"`
 }
 
-func adminHandler(dead deadLetters, token string, log *slog.Logger) http.Handler {
+func adminHandler(dead administered, token string, log *slog.Logger) http.Handler {
 	// answer ends a request about one dead letter.
 	answer := func(w http.ResponseWriter, r *http.Request, v any, err error) {
 		switch {
@@ -135,6 +137,22 @@ func adminHandler(dead deadLetters, token string, log *slog.Logger) http.Handler
 	mux.HandleFunc("DELETE /dead/{role}/{queue}/{message}", one(func(ctx context.Context, id deadID) (any, error) {
 		return nil, dead.drop(ctx, id)
 	}))
+	mux.HandleFunc("GET /standings", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		limit, err := strconv.Atoi(q.Get("limit"))
+		if q.Get("limit") != "" && err != nil {
+			http.Error(w, "limit is a number", http.StatusBadRequest)
+			return
+		}
+		list, next, err := dead.standings(r.Context(), q.Get("role"), q.Get("cursor"), limit)
+		if list == nil {
+			list = []shownStanding{}
+		}
+		answer(w, r, standingPage{list, next}, err)
+	})
+	mux.HandleFunc("POST /standings/{role}/{kind}/{did}/pardon", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, r, nil, dead.pardon(r.Context(), standingID{r.PathValue("role"), r.PathValue("kind"), r.PathValue("did")}))
+	})
 	// Digests are compared, so that the time it takes tells nothing.
 	want := sha256.Sum256([]byte("Bearer " + token))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 //	serves CONFIG               run all roles of a configuration beside the script, the storefront at $STOREFRONT_URL
 //	json FILE                   check that a file, or stdout, is JSON and nothing else
 //	buries DIR ROLE QUEUE N TEXT  make dead letters whose errors begin with the text
+//	condemns DIR ROLE SUBJECT N CAUSE  note so many wrong offers with a subject
 //	waiting DIR ROLE QUEUE N    check how many messages wait, none of them tried yet, and take them
 //	holds [DIR ROLE]            have a database in use, or no more
 //	ids NAME                    set $NAME to the only "id" of stdout
@@ -58,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"json":     isJSON,
 			"serves":   serves,
 			"buries":   buries,
+			"condemns": condemns,
 			"waiting":  waiting,
 			"holds":    holds,
 			"ids":      ids,
