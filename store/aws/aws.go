@@ -111,6 +111,8 @@ type Engine struct {
 	blobs   string
 	bucket  string
 	objects string // prefix of the keys of objects
+	// partSize is how many bytes of a blob go in one request.
+	partSize int64
 
 	queues queues
 	leases leases
@@ -162,7 +164,7 @@ func open(ctx context.Context, where Location, o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		where: where, options: o, db: c.db, sqs: c.sqs, s3: c.s3,
-		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: o.Role + "/",
+		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: o.Role + "/", partSize: partSize,
 		tidies: make(chan struct{}, tidyParallel),
 	}
 	e.queues.known = make(map[string]*queue)

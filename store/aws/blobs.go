@@ -145,7 +145,7 @@ func (e *Engine) Put(ctx context.Context, c cid.Cid, r io.Reader) error {
 		return err
 	}
 	defer end()
-	first, more, err := readPart(r)
+	first, more, err := e.readPart(r)
 	if err != nil {
 		return fmt.Errorf("aws: reading blob %s: %w", c, err)
 	}
@@ -162,13 +162,13 @@ func (e *Engine) Put(ctx context.Context, c cid.Cid, r io.Reader) error {
 }
 
 // readPart reads the next part of a blob. more is false if it is the last, which may be empty.
-func readPart(r io.Reader) (b []byte, more bool, err error) {
+func (e *Engine) readPart(r io.Reader) (b []byte, more bool, err error) {
 	var part bytes.Buffer
-	n, err := io.CopyN(&part, r, partSize)
+	n, err := io.CopyN(&part, r, e.partSize)
 	if errors.Is(err, io.EOF) {
 		return part.Bytes(), false, nil
 	}
-	return part.Bytes(), n == partSize, err
+	return part.Bytes(), n == e.partSize, err
 }
 
 // putParts writes a blob of several parts. It is there when all are; a source that breaks leaves nothing.
@@ -193,7 +193,7 @@ func (e *Engine) putParts(ctx context.Context, c cid.Cid, part []byte, r io.Read
 	var parts []s3types.CompletedPart
 	for more := true; len(part) > 0; {
 		if len(parts) == maxParts {
-			return fmt.Errorf("aws: blob %s: over %d bytes: %w", c, int64(maxParts)*partSize, store.ErrTooLarge)
+			return fmt.Errorf("aws: blob %s: over %d bytes: %w", c, maxParts*e.partSize, store.ErrTooLarge)
 		}
 		n := awssdk.Int32(int32(len(parts) + 1))
 		out, err := e.s3.UploadPart(ctx, &s3.UploadPartInput{Bucket: &e.bucket, Key: key, UploadId: began.UploadId, PartNumber: n,
@@ -205,7 +205,7 @@ func (e *Engine) putParts(ctx context.Context, c cid.Cid, part []byte, r io.Read
 		if !more {
 			break
 		}
-		if part, more, err = readPart(r); err != nil {
+		if part, more, err = e.readPart(r); err != nil {
 			return fmt.Errorf("aws: reading blob %s: %w", c, err)
 		}
 	}

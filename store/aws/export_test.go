@@ -19,3 +19,9 @@ func (e *Engine) CreateQueues(ctx context.Context, names ...string) error {
 
 // Relayed is how often the relay has looked.
 func (e *Engine) Relayed() uint64 { return e.passes.Load() }
+
+// DrainDead makes dead letters of what is in the queue of dead messages.
+func (e *Engine) DrainDead(ctx context.Context) error { return e.drainDead(ctx) }
+
+// SetPartSize makes blobs of several parts smaller.
+func (e *Engine) SetPartSize(n int64) { e.partSize = n }

@@ -207,7 +207,8 @@ func (e *Engine) Walk(ctx context.Context, cursor string, limit int) (store.Page
 		})
 }
 
-// Commit implements [store.Rows].
+// Commit implements [store.Rows]. A deletion whose answer was lost may be reported as a conflict, as nothing is left that could tell: the caller
+// finds that there is no row.
 func (e *Engine) Commit(ctx context.Context, c store.Change) (uint64, error) {
 	if err := c.Check(); err != nil {
 		return 0, err
