@@ -36,3 +36,10 @@ type Claims interface {
 	// Locations returns addresses at which content is claimed to be, by anybody: hints, never facts.
 	Locations(ctx context.Context, content cid.Cid) ([]string, error)
 }
+
+// Importer brings content into custody from where the operator lets the service look for it.
+type Importer interface {
+	// Import copies the content into custody if bytes that hash to it are found. fits says whether content of a length in bytes can be
+	// what is looked for, before it is read. The error is what is shown to whoever waits; it wraps ErrNoContent if the content is nowhere.
+	Import(ctx context.Context, content cid.Cid, fits func(length int64) error) error
+}

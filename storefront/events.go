@@ -46,9 +46,13 @@ type (
 // ValidateQueue is the queue of validations: how many of its messages are handled at a time is how many contents providers are asked about.
 const ValidateQueue = "validate"
 
+// ImportQueue is the queue of copies into custody: how many of its messages are handled at a time is how many are made.
+const ImportQueue = "import"
+
 var (
 	submitQueue     = store.NewQueue[submitMessage]("submit")
 	validateQueue   = store.NewQueue[pieceMessage](ValidateQueue)
+	importQueue     = store.NewQueue[pieceMessage](ImportQueue)
 	computedQueue   = store.NewQueue[tasks.Arrival]("computed")
 	pieceOfferQueue = store.NewQueue[pieceMessage]("piece-offer")
 	equalsQueue     = store.NewQueue[pieceMessage]("equals")
@@ -66,6 +70,7 @@ func (s *Service) Handlers() map[string]store.Handler {
 	return map[string]store.Handler{
 		submitQueue.Name:     submitQueue.Handler(s.submitted),
 		validateQueue.Name:   validateQueue.Handler(s.validate),
+		importQueue.Name:     importQueue.Handler(s.importContent),
 		computedQueue.Name:   computedQueue.Handler(s.computed),
 		pieceOfferQueue.Name: pieceOfferQueue.Handler(s.offerPiece),
 		equalsQueue.Name:     equalsQueue.Handler(s.claimEquals),

@@ -83,8 +83,10 @@ type Deps struct {
 	Custody Custody
 	// Claims keeps what the storefront claims, and knows what others claim; nil: nothing is claimed.
 	Claims Claims
-	Policy Policy
-	Timing Timing
+	// Importer looks elsewhere for content that is not in custody; nil: nobody does.
+	Importer Importer
+	Policy   Policy
+	Timing   Timing
 	// Parallel is how many rows are written at a time where many are; 1 where the order of things must not vary.
 	Parallel int
 	Now      func() time.Time

@@ -13,6 +13,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/capabilities/pdp"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
+	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/tasks"
 )
@@ -43,7 +44,10 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 		if s.Now().Sub(time.UnixMilli(p.Value.Times[Submitted])) >= s.Timing.ContentWindow {
 			return s.expire(ctx, p.Key)
 		}
-		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: it has not been stored here")
+		if s.Importer != nil {
+			return s.importLater(ctx, p)
+		}
+		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, notStored)
 	}
 	if err != nil {
 		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
@@ -75,6 +79,60 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 		return s.unanswered(ctx, p, q)
 	}
 	return s.proven(ctx, p, submit, q.answers[0], claims)
+}
+
+const notStored = "content-unavailable: it has not been stored here"
+
+// importLater has the content looked for elsewhere. Copying may take hours, so it has a queue of its own.
+func (s *Service) importLater(ctx context.Context, p store.Record[Piece]) error {
+	try := p.Value.Tries
+	_, err := s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], fx *store.Effects) error {
+		if p.Value.State != Submitted || p.Value.Tries != try {
+			return store.ErrUnchanged
+		}
+		p.Value.Reason = "content-unavailable: it has not been stored here, and is looked for elsewhere"
+		importQueue.Send(fx, pieceMessage{Key: p.Key, Try: try})
+		return nil
+	})
+	return err
+}
+
+// importContent copies content into custody. Then it is validated as if it had been stored.
+func (s *Service) importContent(ctx context.Context, msg pieceMessage) error {
+	p, ok, err := s.current(ctx, msg, Submitted)
+	if err != nil || !ok {
+		return err
+	}
+	err = s.Importer.Import(ctx, p.Value.Content, func(length int64) error { return checkLength(p.Value.Piece, length) })
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err() // asked to stop: nothing is known of the content
+	case errors.Is(err, ErrNoContent):
+		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, notStored+", and is nowhere else")
+	case err != nil:
+		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
+	}
+	try := p.Value.Tries
+	_, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], fx *store.Effects) error {
+		if p.Value.State != Submitted || p.Value.Tries != try {
+			return store.ErrUnchanged
+		}
+		validateQueue.Send(fx, pieceMessage{Key: p.Key, Try: try})
+		return nil
+	})
+	return err
+}
+
+// checkLength returns an error if content of a length in bytes cannot have the piece: its padded size follows from it.
+func checkLength(p piece.Link, length int64) error {
+	size, err := piece.PaddedSizeOf(uint64(max(length, 0)))
+	if err != nil {
+		return err
+	}
+	if size != p.PaddedSize() {
+		return fmt.Errorf("%d bytes there make a piece of %d, the one that was offered has %d", length, size, p.PaddedSize())
+	}
+	return nil
 }
 
 // verified keeps the verdict of a provider that is trusted to have read the bytes.

@@ -282,7 +282,10 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		}
 		places = append(places, d)
 	}
-	var byKey keys
+	var (
+		byKey   keys
+		origins []source.Origin
+	)
 	for i := range cfg.Buckets {
 		b, err := cfg.Buckets[i].open()
 		if err != nil {
@@ -292,6 +295,10 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 			byKey = append(byKey, b)
 		}
 		guarded := source.Guard(b, &source.Health{Name: "bucket " + b.Name(), Now: time.Now, Log: log})
+		if cfg.Buckets[i].Copy {
+			origins = append(origins, source.PlaceOrigin("bucket "+b.Name(), b))
+			continue
+		}
 		if cfg.Buckets[i].Uploads { // new content goes there, and is read from there first
 			places = slices.Insert(places, 0, source.Place(guarded))
 		} else {
@@ -299,6 +306,10 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		}
 	}
 	custody, err := source.NewCustody(n.cfg.url(storefrontRole), places...)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	importer, err := n.importer(custody, origins, log)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -346,7 +357,7 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	}
 	s, err := storefront.New(storefront.Deps{
 		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: providers, Arbiter: arbiter, Nodes: nodes, Tracker: tracker,
-		Custody: custody, Claims: kept, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
+		Custody: custody, Importer: importer, Claims: kept, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
 	})
@@ -366,7 +377,27 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve, "/key/": resolve, "/aggregate/": resolve,
 	}
 	joined, err := n.uploads(s, custody, kept, policy, driver, routes, log)
-	return joined, routes, map[string]int{storefront.ValidateQueue: asked}, err
+	return joined, routes, map[string]int{storefront.ValidateQueue: asked, storefront.ImportQueue: cmp.Or(cfg.Imports, 4)}, err
+}
+
+// importer copies content into custody from origins and from the sources that are configured, nil if there are none.
+func (n *node) importer(custody *source.Custody, origins []source.Origin, log *slog.Logger) (storefront.Importer, error) {
+	cfg := n.cfg.Storefront
+	fetcher, err := source.NewHTTP(source.HTTPConfig{AllowHosts: cfg.AllowHosts})
+	if err != nil {
+		return nil, err
+	}
+	for _, template := range cfg.Sources {
+		o, err := source.URLOrigin(template, fetcher)
+		if err != nil {
+			return nil, err
+		}
+		origins = append(origins, o)
+	}
+	if len(origins) == 0 {
+		return nil, nil
+	}
+	return source.NewSources(custody, maxPayload(cfg.MaxPiece), time.Now, log, origins...)
 }
 
 // providers returns the compute providers that the storefront may ask: the one of this process, or configured in its place, and the further ones. In a

@@ -17,6 +17,7 @@ import (
 
 	"github.com/storacha/w3filecoin/aggregator"
 	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/source"
 	"github.com/storacha/w3filecoin/source/s3"
 	"github.com/storacha/w3filecoin/storefront"
 	"github.com/storacha/w3filecoin/uploads"
@@ -113,6 +114,12 @@ type StorefrontConfig struct {
 	Directories []string `toml:"directories"`
 	// Buckets hold content too: S3-compatible ones, each with its own store and credentials.
 	Buckets []BucketConfig `toml:"buckets"`
+	// Sources are addresses at which content may lie that is not in custody: "https://gateway.example/{raw}". It is copied from there.
+	Sources []string `toml:"sources"`
+	// AllowHosts are hosts of sources in private networks.
+	AllowHosts []string `toml:"allow_hosts"`
+	// Imports is how many contents are copied at a time; 4.
+	Imports int `toml:"imports"`
 	// InfoToOfferersOnly restricts filecoin/info to those who offered the piece.
 	InfoToOfferersOnly bool `toml:"info_to_offerers_only"`
 
@@ -191,6 +198,8 @@ type BucketConfig struct {
 	Private bool `toml:"private"`
 	// ByKey lets everybody read every object below the prefix, at GET /key/{key}?bucket= of the resolver.
 	ByKey bool `toml:"by_key"`
+	// Copy says that others write to the bucket: content is copied from it before it is used.
+	Copy bool `toml:"copy"`
 }
 
 // open returns the bucket as the service uses it.
@@ -617,8 +626,16 @@ func (c *Config) validate() error {
 			if b.Uploads {
 				takers++
 			}
+			if b.Copy && b.Uploads {
+				bad("storefront.buckets: %s cannot be for uploads and be copied from", b.Bucket)
+			}
 			if b.ByKey && b.Private {
 				bad("storefront.buckets: %s cannot be private and open by key", b.Bucket)
+			}
+		}
+		for _, template := range c.Storefront.Sources {
+			if _, err := source.URLOrigin(template, nil); err != nil {
+				bad("storefront.sources: %v", err)
 			}
 		}
 		if takers > 1 {

@@ -241,8 +241,9 @@ rpc = "http://127.0.0.1:1234"
 	}
 	c.Storefront.Buckets[1].Uploads = true
 	c.Storefront.Buckets = append(c.Storefront.Buckets, BucketConfig{Bucket: "three"}, BucketConfig{Bucket: "four", Endpoint: "https://store.example", Keys: []string{"latest"}})
+	c.Storefront.Buckets[0].Copy, c.Storefront.Sources = true, []string{"https://gateway.example/latest"}
 	err = c.validate()
-	for _, want := range []string{"uploads go to one bucket", "three", "region", "four", `"latest"`} {
+	for _, want := range []string{"be copied from", "gateway.example/latest", "uploads go to one bucket", "three", "region", "four", `"latest"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not said in: %v", want, err)
 		}

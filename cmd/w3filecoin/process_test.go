@@ -761,15 +761,24 @@ type together struct {
 	data         string
 }
 
-// newTogether starts one, with settings beside the usual ones.
+// newTogether starts one, with settings beside the usual ones: tables, or lines of the storefront's.
 func newTogether(t testing.TB, settings ...string) *together {
 	t.Helper()
+	var lines, tables []string
+	for _, text := range settings {
+		if strings.HasPrefix(strings.TrimSpace(text), "[") {
+			tables = append(tables, text)
+		} else {
+			lines = append(lines, text)
+		}
+	}
 	dir := t.ArtifactDir()
 	a := addresses(t, 6)
 	n := &together{data: filepath.Join(dir, "data")}
 	config := writeConfig(t, filepath.Join(dir, "w3filecoin.toml"), fmt.Sprintf(`
 data = "data"
 [storefront]
+%s
 listen = %q
 max_piece = "4MiB"
 content_retry = "100ms"
@@ -792,7 +801,7 @@ listen = %q
 enabled = true
 listen = %q
 epoch = "50ms"
-`, a[0], a[1], a[2], a[3], a[4], a[5])+strings.Join(settings, "\n"))
+`, strings.Join(lines, "\n"), a[0], a[1], a[2], a[3], a[4], a[5])+strings.Join(tables, "\n"))
 	var urls []string
 	for _, address := range a[:5] {
 		urls = append(urls, "http://"+address)

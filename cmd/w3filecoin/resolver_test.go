@@ -2,7 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/storacha/w3filecoin/piece"
@@ -44,5 +49,47 @@ func TestResolverFiles(t *testing.T) {
 	if !bytes.Contains(whole, contents[0].bytes) {
 		t.Error("the content is not in the aggregate")
 	}
+	n.stop()
+}
+
+// TestSources: content that was never stored here is copied into custody from a source, validated there and dealt; what a
+// source has under a wrong name is not, and the piece says why it waits.
+func TestSources(t *testing.T) {
+	aside(t)
+	r := rand.New(rand.NewPCG(seed(t), 0))
+	good, bad := newContent(t, r, 0), newContent(t, r, 5000)
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch strings.TrimPrefix(r.URL.Path, "/ipfs/") {
+		case good.cid.String():
+			w.Write(good.bytes)
+		case bad.cid.String():
+			w.Write(make([]byte, 5000))
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer gateway.Close()
+	n := newTogether(t, fmt.Sprintf("sources = [%q]\nallow_hosts = [%q]", gateway.URL+"/ipfs/{raw}", strings.TrimPrefix(gateway.URL, "http://")))
+	if _, err := n.invoke(t.Context(), n.front, good); err != nil {
+		t.Fatal(err)
+	}
+	n.settle(t, r, patience)
+	if got := download(t, n.front.url+"/piece/"+good.piece.String(), ""); !bytes.Equal(got, good.bytes) {
+		t.Errorf("%d bytes came, not its %d", len(got), len(good.bytes))
+	}
+	o, err := n.invoke(t.Context(), n.front, bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the reason is shown", func(ctx context.Context) error {
+		st, err := o.standing(ctx)
+		if err != nil {
+			return err
+		}
+		if st.State != "submitted" || !strings.Contains(st.Reason, "other bytes under this name") {
+			return fmt.Errorf("it is %s, because: %s", st.State, st.Reason)
+		}
+		return nil
+	})
 	n.stop()
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
 	"github.com/ipfs/go-cid"
-	"github.com/multiformats/go-multibase"
 
 	"github.com/storacha/w3filecoin/source"
 )
@@ -176,26 +175,14 @@ func checkBase(address string) error {
 	return nil
 }
 
-// placeholders of a key's template; each stands for text that the content's hash can be read from.
-func placeholders(content cid.Cid) []string {
-	base58, _ := multibase.Encode(multibase.Base58BTC, content.Hash()) // fails for unknown bases only
-	return []string{
-		"{multihash}", source.MultihashName(content),
-		"{base58}", base58,
-		"{raw}", cid.NewCidV1(source.Raw, content.Hash()).String(),
-		"{car}", cid.NewCidV1(source.CAR, content.Hash()).String(),
-	}
-}
-
-// any content will do
+// sample stands for any content.
 var sample = cid.MustParse("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
 
 func checkTemplate(k string) error {
-	filled := strings.NewReplacer(placeholders(sample)...).Replace(k)
-	if filled == k || strings.ContainsAny(filled, "{}") {
-		return fmt.Errorf("key %q has to be made of {multihash}, {base58}, {raw} or {car}, and plain text", k)
+	if err := source.CheckTemplate(k); err != nil {
+		return fmt.Errorf("key %w", err)
 	}
-	if strings.HasPrefix(k, "/") || len(filled) > 512 {
+	if strings.HasPrefix(k, "/") || len(source.Fill(k, sample)) > 512 {
 		return fmt.Errorf("key %q begins with a slash or is too long", k)
 	}
 	return nil
@@ -203,10 +190,9 @@ func checkTemplate(k string) error {
 
 // keys returns where the content may lie, the preferred key first.
 func (b *Bucket) keys(content cid.Cid) []string {
-	r := strings.NewReplacer(placeholders(content)...)
 	keys := make([]string, len(b.cfg.Keys))
 	for i, k := range b.cfg.Keys {
-		keys[i] = b.cfg.Prefix + r.Replace(k)
+		keys[i] = b.cfg.Prefix + source.Fill(k, content)
 	}
 	return keys
 }
