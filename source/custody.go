@@ -50,15 +50,20 @@ func NewCustody(base string, places ...Place) (*Custody, error) {
 // Stat returns the length of the content and where it is served. The error wraps [ErrNoContent] if it is in no
 // place, and for a CID that is no content CID also [ErrUnsupported].
 func (c *Custody) Stat(ctx context.Context, content cid.Cid) (storefront.Content, error) {
-	var length int64
+	found := storefront.Content{CID: content, URL: c.URL(content)}
 	_, err := c.first(content, func(p Place) (err error) {
-		length, err = p.Stat(ctx, content)
-		return err
+		if found.Length, err = p.Stat(ctx, content); err != nil {
+			return err
+		}
+		if near, ok := p.(Near); ok {
+			found.Places = near.Near()
+		}
+		return nil
 	})
 	if err != nil {
 		return storefront.Content{}, err
 	}
-	return storefront.Content{CID: content, Length: length, URL: c.URL(content)}, nil
+	return found, nil
 }
 
 // Locate returns where others can read the content: at its place if that can be, else through the service. It fails as

@@ -119,3 +119,31 @@ func TestNewCustodyRefuses(t *testing.T) {
 		t.Error("a custody without directories was accepted")
 	}
 }
+
+// nearDir is a directory that says where it is.
+type nearDir struct {
+	*Dir
+	places []string
+}
+
+func (d nearDir) Near() []string { return d.places }
+
+// TestCustodyNear: content lies where the place is that has it, not where others are that were asked first.
+func TestCustodyNear(t *testing.T) {
+	b := pattern(500, 0)
+	content := contentOf(t, CAR, b)
+	has := operatorDir(t, content.String()+".car", b)
+	for _, tt := range []struct {
+		places []Place
+		want   []string
+	}{
+		{[]Place{has}, nil},
+		{[]Place{nearDir{newDir(t), []string{"bucket:first"}}, nearDir{has, []string{"bucket:second", "region:eu"}}}, []string{"bucket:second", "region:eu"}},
+		{[]Place{nearDir{newDir(t), []string{"bucket:first"}}, has}, nil},
+	} {
+		got, err := newCustody(t, testBase, tt.places...).Stat(t.Context(), content)
+		if diff := cmp.Diff(tt.want, got.Places); diff != "" || err != nil {
+			t.Errorf("%v %s", err, diff)
+		}
+	}
+}

@@ -25,6 +25,12 @@ type Place interface {
 	ReadOnly() bool
 }
 
+// A Near place says where its content lies, so that somebody can be chosen who is near to it.
+type Near interface {
+	// Near returns names as [storefront.Content] has them: "bucket:NAME", "region:NAME".
+	Near() []string
+}
+
 // A Location is where somebody outside the service can read content.
 type Location struct {
 	// Length of the content in bytes.

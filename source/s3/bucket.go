@@ -80,7 +80,10 @@ type Bucket struct {
 	public string // without a slash at the end
 }
 
-var _ source.Remote = (*Bucket)(nil)
+var (
+	_ source.Remote = (*Bucket)(nil)
+	_ source.Near   = (*Bucket)(nil)
+)
 
 // Open returns the bucket. It asks the store nothing; [Bucket.Check] does.
 func Open(cfg Config) (*Bucket, error) {
@@ -195,6 +198,15 @@ func (b *Bucket) keys(content cid.Cid) []string {
 		keys[i] = b.cfg.Prefix + source.Fill(k, content)
 	}
 	return keys
+}
+
+// Near returns the bucket and, where the store has any, its region.
+func (b *Bucket) Near() []string {
+	near := []string{"bucket:" + b.cfg.Bucket}
+	if b.cfg.Region != "auto" {
+		near = append(near, "region:"+b.cfg.Region)
+	}
+	return near
 }
 
 // Name is the bucket's, as it is addressed by people.

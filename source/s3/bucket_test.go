@@ -617,3 +617,23 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestNear: a bucket says where its content lies, by its own name and its region.
+func TestNear(t *testing.T) {
+	for _, tt := range []struct {
+		config s3.Config
+		want   string
+	}{
+		{s3.Config{Bucket: "b", Region: "eu-west-1"}, "bucket:b region:eu-west-1"},
+		{s3.Config{Bucket: "b", Endpoint: "https://store.example"}, "bucket:b"},
+		{s3.Config{Bucket: "b", Region: "weur", Endpoint: "https://store.example"}, "bucket:b region:weur"},
+	} {
+		b, err := s3.Open(tt.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(b.Near(), " "); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}
