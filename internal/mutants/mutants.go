@@ -432,6 +432,14 @@ func edges() []mutant {
 		{"fetch/size", "content of any size is fetched", []edit{never("source/http.go", "resp.ContentLength > h.cfg.MaxBytes")}, "./source", "^TestFetchBadResponses$"},
 		{"upload/token", "anybody may upload", []edit{{"source/upload.go", "return t, v.Verify(t.payload(), wire.NewSignature(wire.SigEdDSA, sig))",
 			"return t, v.Verify(t.payload(), wire.NewSignature(wire.SigEdDSA, sig)) || true"}}, "./source", "^TestUploadRefuses$"},
+		{"fetch/resume", "a broken download goes on with whatever bytes come", []edit{{"source/http.go", "resp.StatusCode != http.StatusPartialContent || resp.ContentLength != b.total-at ||", "false &&"}}, "./source", "^TestFetchResumes$"},
+		{"import/length", "content of any length is copied into custody", []edit{never("source/sources.go", "other = fits(length); other != nil")}, "./source", "^TestImport$"},
+		{"import/lies", "a source that has other bytes is asked by everybody for ever", []edit{never("source/guard.go", "now.Before(h.until)")}, "./source", "^Test(ImportRests|Health)$"},
+		{"bucket/parts", "what was sent in parts gets its name whatever it is", []edit{{"source/s3/write.go", "if err := source.CopyVerified(ctx, u, r, content, maxBytes); err != nil {", "if err := source.CopyVerified(ctx, u, r, content, maxBytes); err != nil && !errors.Is(err, source.ErrMismatch) {"}}, "./source/s3", "^TestFake$"},
+		{"bucket/changed", "a download from a bucket goes on with another object", []edit{never("source/s3/read.go", "out.ContentLength == nil || *out.ContentLength != r.object.length-r.off")}, "./source/s3", "^TestReadBreaks$"},
+		{"bucket/vouched", "a bucket vouches for what somebody put there otherwise", []edit{never("source/s3/presign.go", "aws.ToString(out.ChecksumSHA256) != checksum && out.Metadata[verifiedKey] != checksum")}, "./source/s3", "^TestFake$"},
+		{"resolver/aggregate", "an aggregate is served by pieces that do not make it", []edit{never("resolver/aggregate.go", "a.Link() != link")}, "./resolver", "^TestAggregateRefuses$"},
+		{"upload/token", "anybody may upload", []edit{{"source/upload.go", "return t, v.Verify(t.payload(), wire.NewSignature(wire.SigEdDSA, sig))", "return t, true"}}, "./source", "^TestUploadRefuses$"},
 		{"admin/token", "anybody on the machine may drop dead letters", []edit{never("cmd/w3filecoin/adminhttp.go", "subtle.ConstantTimeCompare(want[:], got[:]) != 1")}, "./cmd/w3filecoin", "^TestAdminIsClosed$"},
 	}
 }
