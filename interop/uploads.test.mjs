@@ -1,6 +1,7 @@
 // The published upload client against `w3filecoin serve`: an agent stores content in a space that is not its own, has it offered, and follows it to
 // its deal.
 import assert from 'node:assert/strict'
+import { createServer } from 'node:http'
 import { after, before, describe, test } from 'node:test'
 import { CAR as CarCodec, Delegation } from '@ucanto/core'
 import * as Assert from '@storacha/capabilities/assert'
@@ -25,7 +26,10 @@ describe('JavaScript upload client, Go storefront', { timeout: 120_000 }, () => 
   let go, at, conf
 
   before(async () => {
-    go = await serve({ keys: { storefront, aggregator, dealer, dealtracker: tracker, compute } })
+    go = await serve({
+      keys: { storefront, aggregator, dealer, dealtracker: tracker, compute },
+      config: { storefront: { allow_hosts: ['127.0.0.1'] } },
+    })
     at = { connection: connection(storefront, go.urls.storefront) }
     const grant = capability => capability.delegate({ issuer: space, audience: agent, with: space.did(), expiration: Infinity })
     const proofs = await Promise.all([BlobCaps.blob, IndexCaps.index, UploadCaps.upload].map(grant))
@@ -163,6 +167,35 @@ describe('JavaScript upload client, Go storefront', { timeout: 120_000 }, () => 
     const theirs = await eventually(async () => (await claims(content.cid)).find(c => c.issuer === agent.did()), 'the claim of the agent is served')
     assert.deepEqual(theirs.caveats.location, elsewhere.location)
     assert.equal(theirs.claim, `${receipt.ran.link()}`)
+  })
+
+  test('content is fetched from where a claim that comes with the offer says it is', async () => {
+    const content = await world.content(230, payloadOf(4 * MiB))
+    const requests = []
+    const node = createServer((request, response) => {
+      requests.push(request.url)
+      response.end(content.payload)
+    })
+    await new Promise(resolve => node.listen(0, '127.0.0.1', resolve))
+    try {
+      const claim = await Assert.location.delegate({
+        issuer: stranger, audience: agent, with: stranger.did(), expiration: Infinity,
+        nb: { content: { digest: content.cid.multihash.bytes }, location: [`http://127.0.0.1:${node.address().port}/blob`] },
+      })
+      const offer = StorefrontCaps.filecoinOffer.invoke({
+        issuer: agent, audience: storefront, with: agent.did(), nb: { content: content.cid, piece: content.piece },
+        facts: [{ claim: claim.cid }],
+      })
+      for (const block of claim.iterateIPLDBlocks()) offer.attach(block)
+      const receipt = await offer.execute(at.connection)
+      assert.equal(receipt.out.error, undefined)
+      await checkDealt(content)
+      assert.deepEqual(requests, ['/blob'])
+      const stored = await fetch(`${go.urls.storefront}/content/${content.cid}`, { method: 'HEAD' })
+      assert.equal(stored.status, 200)
+    } finally {
+      await new Promise(resolve => node.close(resolve))
+    }
   })
 
   test('uploadCAR in shards to its deals', async () => {

@@ -85,8 +85,10 @@ type Deps struct {
 	Claims Claims
 	// Importer looks elsewhere for content that is not in custody; nil: nobody does.
 	Importer Importer
-	Policy   Policy
-	Timing   Timing
+	// Fetcher brings content into custody from where it is claimed to be; nil: nobody looks there.
+	Fetcher Fetcher
+	Policy  Policy
+	Timing  Timing
 	// Parallel is how many rows are written at a time where many are; 1 where the order of things must not vary.
 	Parallel int
 	Now      func() time.Time
@@ -224,7 +226,7 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	if err != nil {
 		return nil, err
 	}
-	fx := capabilities.Effects{Fork: []capabilities.Task{submit}, Join: &accept}
+	fx := capabilities.Effects{Fork: []capabilities.Task{submit}, Join: &accept, Attached: s.attached(ctx, inv, nb.Content)}
 	r, err := capabilities.Issue(s.Signer, inv.Link(), &filecoin.PieceOK{Piece: nb.Piece}, fx)
 	if err != nil {
 		return nil, err

@@ -44,7 +44,11 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 		if s.Now().Sub(time.UnixMilli(p.Value.Times[Submitted])) >= s.Timing.ContentWindow {
 			return s.expire(ctx, p.Key)
 		}
-		if s.Importer != nil {
+		urls, err := s.hints(ctx, p)
+		if err != nil {
+			return err
+		}
+		if s.Importer != nil || len(urls) > 0 {
 			return s.importLater(ctx, p)
 		}
 		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, notStored)
@@ -103,7 +107,11 @@ func (s *Service) importContent(ctx context.Context, msg pieceMessage) error {
 	if err != nil || !ok {
 		return err
 	}
-	err = s.Importer.Import(ctx, p.Value.Content, func(length int64) error { return checkLength(p.Value.Piece, length) })
+	urls, err := s.hints(ctx, p)
+	if err != nil {
+		return err
+	}
+	err = s.bring(ctx, &p.Value, urls)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err() // asked to stop: nothing is known of the content

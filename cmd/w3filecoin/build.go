@@ -355,9 +355,13 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	fetcher, err := n.fetcher(custody)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	s, err := storefront.New(storefront.Deps{
 		Signer: n.signers[storefrontRole], Store: driver, Keys: n.keys, Group: cfg.Group, Aggregator: aggregator, Compute: providers, Arbiter: arbiter, Nodes: nodes, Tracker: tracker,
-		Custody: custody, Importer: importer, Claims: kept, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
+		Custody: custody, Importer: importer, Fetcher: fetcher, Claims: kept, Policy: policy, Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(storefrontRole, n.log),
 		Timing: storefront.Timing{ContentRetry: time.Duration(cfg.ContentRetry), ContentWindow: time.Duration(cfg.ContentWindow),
 			Pull: time.Duration(cfg.Pull)},
 	})

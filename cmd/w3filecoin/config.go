@@ -110,13 +110,15 @@ type StorefrontConfig struct {
 	// Uploads takes content (space/blob/add) from whoever may offer. UploadWindow is how long an upload may begin after it was allocated; 24h.
 	Uploads      bool     `toml:"uploads"`
 	UploadWindow Duration `toml:"upload_window"`
+	// Fetch brings content into custody from where it is claimed to be.
+	Fetch bool `toml:"fetch"`
 	// Directories hold content that the operator places there, as files named by content CID.
 	Directories []string `toml:"directories"`
 	// Buckets hold content too: S3-compatible ones, each with its own store and credentials.
 	Buckets []BucketConfig `toml:"buckets"`
 	// Sources are addresses at which content may lie that is not in custody: "https://gateway.example/{raw}". It is copied from there.
 	Sources []string `toml:"sources"`
-	// AllowHosts are hosts of sources in private networks.
+	// AllowHosts are hosts of sources, and of places where content is claimed to be, in private networks.
 	AllowHosts []string `toml:"allow_hosts"`
 	// Imports is how many contents are copied at a time; 4.
 	Imports int `toml:"imports"`
@@ -332,6 +334,7 @@ func defaultConfig() Config {
 	c.Storefront.Reputation = Reputation{HalfLife: Duration(72 * time.Hour), Quarantine: 3, Refuse: 10}
 	c.Aggregator.Reputation = c.Storefront.Reputation
 	c.Storefront.Uploads = true
+	c.Storefront.Fetch = true
 	c.Storefront.UploadWindow = Duration(uploads.DefaultWindow)
 	c.DealTracker.Network = "mainnet"
 	c.DealTracker.Confidence = "finalized"

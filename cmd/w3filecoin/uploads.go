@@ -29,6 +29,19 @@ func (n *node) claims(policy storefront.Policy, driver store.Driver, log *slog.L
 	return claims.New(d)
 }
 
+// fetcher brings content into custody from where it is claimed to be, if it is to.
+func (n *node) fetcher(custody *source.Custody) (storefront.Fetcher, error) {
+	cfg := n.cfg.Storefront
+	if !cfg.Fetch {
+		return nil, nil
+	}
+	from, err := source.NewHTTP(source.HTTPConfig{AllowHosts: cfg.AllowHosts, MaxBytes: maxPayload(cfg.MaxPiece)})
+	if err != nil {
+		return nil, err
+	}
+	return source.NewCopier(custody, from)
+}
+
 // uploads lets a storefront take content into its custody, if it is to. Whoever may offer content may store it.
 func (n *node) uploads(s *storefront.Service, custody *source.Custody, kept *claims.Service, policy storefront.Policy, driver store.Driver,
 	routes map[string]http.Handler, log *slog.Logger) (roles.Service, error) {
