@@ -47,6 +47,7 @@ func newRoot(a *app) *cobra.Command {
 		Example: `  w3filecoin demo                     the whole pipeline on this machine, chain and provider simulated
   w3filecoin serve                    all roles, for real
   w3filecoin offer FILE               store a file and offer it
+  w3filecoin backfill DIRECTORY       offer what is stored already
   w3filecoin status CID --follow      where it stands
   w3filecoin verify chain.car         check a chain of receipts, offline`,
 		SilenceErrors: true,
@@ -62,7 +63,7 @@ func newRoot(a *app) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results as JSON")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
-		newDemoCommand(a), newServeCommand(a), newOfferCommand(a),
+		newDemoCommand(a), newServeCommand(a), newOfferCommand(a), newBackfillCommand(a),
 		newStatusCommand(a), newReceiptCommand(a), newVerifyCommand(a),
 		newKeyCommand(a), newDelegateCommand(a), newPieceCommand(a), newAggregateCommand(a), newAdminCommand(a), newVersionCommand(a),
 	)

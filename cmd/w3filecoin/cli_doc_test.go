@@ -61,7 +61,7 @@ func TestCLIDoc(t *testing.T) {
 		t.Errorf("only %d commands were found", len(seen))
 	}
 	codes, _ := section("Exit codes")
-	for _, code := range []int{exitOK, exitFailure, exitUsage, exitUnproven, exitUnknown, exitRefused, exitUnfinished, exitInterrupted} {
+	for _, code := range []int{exitOK, exitFailure, exitUsage, exitUnproven, exitUnknown, exitRefused, exitUnfinished, exitPartly, exitInterrupted} {
 		if !strings.Contains(codes, "| "+strconv.Itoa(code)+" |") {
 			t.Errorf("exit code %d is not in the table", code)
 		}

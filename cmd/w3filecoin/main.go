@@ -30,6 +30,7 @@ const (
 	exitUnknown     = 4   // nothing is known of what was asked for
 	exitRefused     = 5   // a role refused, or the offer ended in a failure
 	exitUnfinished  = 6   // no end within the time that was given
+	exitPartly      = 7   // some of many items failed, the others are done
 	exitInterrupted = 130 // by a signal
 )
 

@@ -26,11 +26,10 @@ import (
 
 func newOfferCommand(a *app) *cobra.Command {
 	var (
-		url, key, with string
-		proofs         []string
-		save           string
-		follow         bool
-		timeout        time.Duration
+		at      agentFlags
+		save    string
+		follow  bool
+		timeout time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "offer FILE...",
@@ -39,28 +38,9 @@ func newOfferCommand(a *app) *cobra.Command {
 of the offer, by which its receipts are found. With --follow it waits for the deals, and with --save it keeps the chains of receipts.`,
 		Args: arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error {
-			agent, err := readSigner(key)
+			o, err := a.dial(cmd.Context(), at)
 			if err != nil {
 				return err
-			}
-			o, err := dialStorefront(cmd.Context(), url, agent)
-			if err != nil {
-				return err
-			}
-			o.app = a
-			if with != "" {
-				o.with = with
-			}
-			for _, f := range proofs {
-				b, err := os.ReadFile(f)
-				if err != nil {
-					return usage("name the file of a delegation to your agent", "reading the proof: %v", err)
-				}
-				d, err := capabilities.Extract(b)
-				if err != nil {
-					return fmt.Errorf("%s: %w", f, err)
-				}
-				o.proofs = append(o.proofs, d)
 			}
 			ctx := cmd.Context()
 			if timeout > 0 {
@@ -90,15 +70,54 @@ of the offer, by which its receipts are found. With --follow it waits for the de
 			return o.await(ctx, offers, save)
 		},
 	}
+	at.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&url, "url", "http://127.0.0.1:8001", "the storefront")
-	f.StringVar(&key, "key", "", "file of your agent's key, as 'w3filecoin key generate' makes it")
-	f.StringVar(&with, "with", "", "the space to offer on; your agent's own DID if empty")
-	f.StringArrayVar(&proofs, "proof", nil, "file of a delegation of the space to your agent")
 	f.BoolVar(&follow, "follow", false, "wait until every offer has ended")
 	f.StringVar(&save, "save", "", "wait, and write each chain of receipts to this directory")
 	f.DurationVar(&timeout, "timeout", 0, "give up waiting after this long")
 	return cmd
+}
+
+// agentFlags say who offers where.
+type agentFlags struct {
+	url, key, with string
+	proofs         []string
+}
+
+func (at *agentFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&at.url, "url", "http://127.0.0.1:8001", "the storefront")
+	f.StringVar(&at.key, "key", "", "file of your agent's key, as 'w3filecoin key generate' makes it")
+	f.StringVar(&at.with, "with", "", "the space to offer on; your agent's own DID if empty")
+	f.StringArrayVar(&at.proofs, "proof", nil, "file of a delegation of the space to your agent")
+}
+
+// dial asks the storefront who it is, with the agent's key and proofs at hand.
+func (a *app) dial(ctx context.Context, at agentFlags) (*offerer, error) {
+	agent, err := readSigner(at.key)
+	if err != nil {
+		return nil, err
+	}
+	o, err := dialStorefront(ctx, at.url, agent)
+	if err != nil {
+		return nil, err
+	}
+	o.app = a
+	if at.with != "" {
+		o.with = at.with
+	}
+	for _, f := range at.proofs {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, usage("name the file of a delegation to your agent", "reading the proof: %v", err)
+		}
+		d, err := capabilities.Extract(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f, err)
+		}
+		o.proofs = append(o.proofs, d)
+	}
+	return o, nil
 }
 
 func readSigner(file string) (capabilities.Signer, error) {
@@ -224,21 +243,24 @@ func hashContent(ctx context.Context, r io.Reader) (cid.Cid, piece.Link, error) 
 	if err != nil {
 		return cid.Undef, c.Piece, err
 	}
+	content, err := rawContent(c)
+	return content, c.Piece, err
+}
+
+// rawContent is the CID of content with the raw codec.
+func rawContent(c piece.Content) (cid.Cid, error) {
 	hash, err := multihash.Encode(c.SHA256[:], multihash.SHA2_256)
 	if err != nil {
-		return cid.Undef, c.Piece, err
+		return cid.Undef, err
 	}
-	return cid.NewCidV1(cid.Raw, hash), c.Piece, nil
+	return cid.NewCidV1(cid.Raw, hash), nil
 }
 
 // store puts content into the storefront's custody.
 func (o *offerer) store(ctx context.Context, content cid.Cid, name string, r io.ReadSeeker, size int64) error {
 	done := func() {}
 	defer func() { done() }()
-	_, err := client.PutBlob(ctx, client.Upload{
-		Conn: o.conn, Agent: o.agent, Storefront: o.storefront, Keys: o.keys, Space: o.with, HTTP: o.http,
-		Terms: capabilities.Terms{Proofs: o.proofs, Expiration: time.Now().Add(time.Hour)},
-	}, blob.Blob{Digest: blob.Digest(content.Hash()), Size: uint64(size)}, func() (io.ReadCloser, error) {
+	_, err := o.putBlob(ctx, content, size, func() (io.ReadCloser, error) {
 		if _, err := r.Seek(0, io.SeekStart); err != nil {
 			return nil, err
 		}
@@ -246,10 +268,19 @@ func (o *offerer) store(ctx context.Context, content cid.Cid, name string, r io.
 		bar, done = o.app.progress(size, "storing "+name)
 		return io.NopCloser(io.TeeReader(r, bar)), nil
 	})
-	if failure := (*capabilities.Failure)(nil); errors.As(err, &failure) && failure.Name == capabilities.HandlerNotFound {
-		return usage("its operator sets storefront.uploads, or places the file where it looks for content", "the storefront takes no uploads")
-	}
 	return err
+}
+
+// putBlob stores content at the storefront, and reports whether the bytes had to be sent. open opens them for that.
+func (o *offerer) putBlob(ctx context.Context, content cid.Cid, size int64, open func() (io.ReadCloser, error)) (sent bool, err error) {
+	site, err := client.PutBlob(ctx, client.Upload{
+		Conn: o.conn, Agent: o.agent, Storefront: o.storefront, Keys: o.keys, Space: o.with, HTTP: o.http,
+		Terms: capabilities.Terms{Proofs: o.proofs, Expiration: time.Now().Add(time.Hour)},
+	}, blob.Blob{Digest: blob.Digest(content.Hash()), Size: uint64(size)}, open)
+	if failure := (*capabilities.Failure)(nil); errors.As(err, &failure) && failure.Name == capabilities.HandlerNotFound {
+		return false, usage("its operator sets storefront.uploads, or places the file where it looks for content", "the storefront takes no uploads")
+	}
+	return site.Sent, err
 }
 
 func (o *offerer) offer(ctx context.Context, content cid.Cid, p piece.Link) (cid.Cid, error) {

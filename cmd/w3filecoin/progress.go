@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -34,6 +35,30 @@ func newBar(out io.Writer, total int64, label string, delay time.Duration) (io.W
 	bar := p.AddBar(total, mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Name(label, decor.WCSyncSpaceR), size), mpb.AppendDecorators(rate))
 	return barWriter{bar}, sync.OnceFunc(func() {
+		timer.Stop()
+		bar.Abort(true)
+		p.Wait()
+	})
+}
+
+// counting draws how many bytes have been written to w, of a total that nobody knows, beside a text that changes. It is else like progress.
+func (a *app) counting(label string) (w io.Writer, say func(string), done func()) {
+	if !a.terminal {
+		return io.Discard, func(string) {}, func() {}
+	}
+	return newCounter(a.stderr, label, progressDelay)
+}
+
+func newCounter(out io.Writer, label string, delay time.Duration) (io.Writer, func(string), func()) {
+	var text atomic.Value
+	text.Store(label)
+	late := make(chan struct{})
+	timer := time.AfterFunc(delay, func() { close(late) })
+	p := mpb.New(mpb.WithOutput(out), mpb.WithAutoRefresh(), mpb.WithWidth(64), mpb.WithRenderDelay(late))
+	bar := p.New(0, mpb.NopStyle(), mpb.BarRemoveOnComplete(), mpb.PrependDecorators(
+		decor.Any(func(decor.Statistics) string { return text.Load().(string) + "  " }), decor.CurrentKibiByte("% .1f"),
+		decor.Name("  "), decor.AverageSpeed(decor.SizeB1024(0), "% .1f")))
+	return barWriter{bar}, func(s string) { text.Store(s) }, sync.OnceFunc(func() {
 		timer.Stop()
 		bar.Abort(true)
 		p.Wait()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 //	exits CODE PROGRAM ARGS…    run a program that has to end with this exit code
 //	answers FILE|CODE…          what the role at $URL answers to GET /status, one by one; the last again and again
 //	conclude ABILITY…           for which tasks it has receipts; the chains files are not affected
-//	asked N                     wait until it was asked for N statuses
+//	asked N                     wait until it was asked for N statuses, or for GET /slow, which answers from the second time on
 //	modes OCTAL FILE            check the permissions of a file
 //	serves CONFIG               run all roles of a configuration beside the script, the storefront at $STOREFRONT_URL
 //	json FILE                   check that a file, or stdout, is JSON and nothing else
@@ -101,6 +102,7 @@ func setup(env *testscript.Env) error {
 	// Programs under the race detector linger for a second when they end.
 	env.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	env.Setenv("URL", server.URL)
+	env.Setenv("HOST", server.Listener.Addr().String())
 	env.Setenv("CONTENT", good.Content.String())
 	env.Setenv("PIECE", good.Piece.String())
 	env.Setenv("AGGREGATE", good.Aggregate.String())
@@ -134,6 +136,7 @@ type fakeRole struct {
 	receipts map[cid.Cid][]byte
 	statuses [][]byte
 	codes    []int
+	slept    bool
 }
 
 func (r *fakeRole) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -150,6 +153,10 @@ func (r *fakeRole) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.Write(b)
 		return
 	}
+	if req.URL.Path == "/slow" {
+		r.slow(w, req)
+		return
+	}
 	if !strings.HasPrefix(req.URL.Path, "/status/") || len(r.codes) == 0 {
 		http.NotFound(w, req)
 		return
@@ -161,6 +168,19 @@ func (r *fakeRole) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(code)
 	w.Write(body)
 	r.asks <- struct{}{}
+}
+
+// slow serves a text, but to whoever asks first it sends nothing, as long as they wait.
+func (r *fakeRole) slow(w http.ResponseWriter, req *http.Request) {
+	if !r.slept {
+		r.slept = true
+		r.asks <- struct{}{}
+		r.mu.Unlock()
+		<-req.Context().Done()
+		r.mu.Lock()
+		return
+	}
+	io.WriteString(w, "From far away.\n")
 }
 
 func (r *fakeRole) answers(ts *testscript.TestScript, args []string) {

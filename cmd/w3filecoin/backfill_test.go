@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/storacha/w3filecoin/internal/chaintest"
+	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/roles"
+	"github.com/storacha/w3filecoin/source"
+)
+
+// TestBackfillStateTorn cuts the state at every byte: what is done before the cut is done, nothing else is, and what is written after it is read again.
+func TestBackfillStateTorn(t *testing.T) {
+	dir := t.TempDir()
+	scope := backfillScope{backfillFormat, "/srv", "did:key:zStorefront", "did:key:zAgent"}
+	content, err := rawContent(piece.Content{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := piece.Sum([]byte("some bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hashedContent{content, link, 10}
+	items := []candidate{{name: "a", version: "1"}, {name: "b"}, {name: "a", version: "2"}}
+	path := filepath.Join(dir, "whole")
+	s, err := openBackfillState(path, scope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := map[int]int{} // item to length of the file once it is done
+	for i := range items {
+		if err := s.found(&items[i], h); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.finish(&items[i], h, content); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = int(info.Size())
+	}
+	if _, err := openBackfillState(path, scope); err == nil || !strings.Contains(err.Error(), "another backfill") {
+		t.Errorf("two have the state at a time: %v", err)
+	}
+	if err := s.f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range len(whole) + 1 {
+		// Every byte of the first lines, and those about the end of each other one.
+		if cut > ends[0]+2 && cut < len(whole) && !strings.ContainsRune(string(whole[cut-2:cut+1]), '\n') {
+			continue
+		}
+		// What is behind the cut may be missing, or be something that was never written: not in the first line, which is durable before others follow.
+		for _, tail := range []string{"", "\x00\x00\x00", "\x00\n{\n"} {
+			if tail != "" && (cut < len(scope.line()) || !strings.ContainsRune(string(whole[cut-2:min(cut+1, len(whole))]), '\n')) {
+				continue
+			}
+			path := filepath.Join(dir, "cut")
+			if err := os.WriteFile(path, append(whole[:cut:cut], tail...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, err := openBackfillState(path, scope)
+			if err != nil {
+				t.Fatalf("cut at %d, %q: %v", cut, tail, err)
+			}
+			for i := range items {
+				if _, _, done := s.lookup(&items[i]); done != (cut >= ends[i]) {
+					t.Errorf("cut at %d, %q: item %d is done: %t", cut, tail, i, done)
+				}
+			}
+			last := candidate{name: "last"}
+			if err := s.finish(&last, h, cid.Undef); err != nil {
+				t.Fatal(err)
+			}
+			s.f.Close()
+			if s, err = openBackfillState(path, scope); err != nil {
+				t.Fatalf("cut at %d, %q, and written on: %v", cut, tail, err)
+			}
+			if _, _, done := s.lookup(&last); !done {
+				t.Errorf("cut at %d, %q: what came after it is lost", cut, tail)
+			}
+			s.f.Close()
+		}
+	}
+}
+
+// TestBackfillFoundIsKept: what one run hashed, another one does not read again.
+func TestBackfillFoundIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	scope := backfillScope{backfillFormat, "/srv", "did:key:zStorefront", "did:key:zAgent"}
+	link, err := piece.Sum([]byte("some bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := cid.MustParse("bafkreibkkmj6prwzfko7zcaf6vk4xrbjfiqhjzumcwrxcf5qmxkmtg45ma")
+	for range 2 {
+		s, err := openBackfillState(path, scope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := candidate{name: "a", version: "1"}
+		h, looked, done := s.lookup(&c)
+		if looked && (done || h != hashedContent{content, link, 10}) {
+			t.Errorf("kept %v, done: %t", h, done)
+		}
+		if !looked {
+			if err := s.found(&c, hashedContent{content, link, 10}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		changed := candidate{name: "a", version: "2"}
+		if _, looked, _ := s.lookup(&changed); looked {
+			t.Error("a changed item is taken for what it was")
+		}
+		s.f.Close()
+	}
+}
+
+// TestBackfillStorefrontLeaves: when the storefront cannot be reached any more the run ends, with what is done kept, rather than fail every item.
+func TestBackfillStorefrontLeaves(t *testing.T) {
+	agent, storefront := chaintest.Key("agent"), chaintest.Key("storefront")
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/version" || asked.Add(1) > 3 {
+			http.Error(w, "gone", http.StatusBadGateway)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(roles.Version{DID: storefront.KeyDID().String(), PublicKey: storefront.KeyDID().String()})
+	}))
+	defer server.Close()
+	dir := t.TempDir()
+	for i := range 50 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d", i)), []byte{byte(i)}, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	var out strings.Builder
+	a := newApp(strings.NewReader(""), &out, io.Discard)
+	a.json = true
+	o, err := dialStorefront(t.Context(), server.URL, agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.app = a
+	b := &backfill{offerer: o, jobs: 1, upload: true}
+	b.state, err = openBackfillState(filepath.Join(t.TempDir(), "state"), backfillScope{Backfill: backfillFormat})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.state.f.Close()
+	err = b.run(t.Context(), directory{root}.walk(t.Context(), b.state.info))
+	if code, _ := exitCode(t.Context(), err); code != exitFailure || err == nil || !strings.Contains(err.Error(), "cannot be reached any more") {
+		t.Errorf("exit code %d, %v", code, err)
+	}
+	var report struct {
+		Items  []itemReport
+		Totals backfillTotals
+	}
+	if err := json.Unmarshal([]byte(out.String()), &report); err != nil {
+		t.Fatalf("%v in\n%s", err, &out)
+	}
+	// It answered who it is twice more: so long it was the item's fault.
+	if report.Totals.Failed != 2 || len(report.Items) != 2 || report.Totals.Complete || report.Items[0].Error.Name != "StorefrontFailed" {
+		t.Errorf("report: %+v", report)
+	}
+}
+
+// FuzzList: whatever a list holds, each row gives one item or none, and nothing outside of the base is opened.
+func FuzzList(f *testing.F) {
+	f.Add([]byte("content,url\nbafkreibkkmj6prwzfko7zcaf6vk4xrbjfiqhjzumcwrxcf5qmxkmtg45ma,https://example.com/x\n"))
+	f.Add([]byte("key\r\na.txt\r\n\"b, c.txt\"\r\n../secret\r\n"))
+	f.Add([]byte("\ufeffbafkreibkkmj6prwzfko7zcaf6vk4xrbjfiqhjzumcwrxcf5qmxkmtg45ma\n\n,,\n\"\n"))
+	f.Add([]byte("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi," + strings.Repeat("x", maxRow) + "\nlast"))
+	dir := f.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.txt"), []byte("within"), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		file := filepath.Join(t.TempDir(), "list.csv")
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := list{file: file, base: directory{root}}
+		rows := 0
+		for find, err := range l.walk(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows++
+			c := find(t.Context())
+			switch {
+			case c.name == "":
+				t.Error("an item without a name")
+			case c.wrong != nil:
+				if c.wrong.Name == "" || c.wrong.Message == "" || len(c.wrong.Message) > 1000 {
+					t.Errorf("%s: %+v", c.name, c.wrong)
+				}
+			case c.open == nil:
+				t.Errorf("%s cannot be opened", c.name)
+			case c.content.Defined() && source.Check(c.content) != nil:
+				t.Errorf("%s is no content", c.content)
+			case !c.held && !strings.Contains(c.name, "http"):
+				body, err := c.open(context.Background())
+				if err != nil {
+					t.Fatalf("%s: %v", c.name, err)
+				}
+				if b, err := io.ReadAll(body); err != nil || string(b) != "within" {
+					t.Errorf("%s: %q, %v", c.name, b, err)
+				}
+				body.Close()
+			}
+		}
+		if limit := strings.Count(string(text), "\n") + 1; rows > limit {
+			t.Errorf("%d items of %d rows", rows, limit)
+		}
+	})
+}
