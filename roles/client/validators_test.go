@@ -55,6 +55,9 @@ func TestValidators(t *testing.T) {
 		"a storage node of other content": {alone: true, add: func(c *chaintest.Chain) []validation {
 			return []validation{{by: node, nb: &pdp.Info{Blob: c.Piece.CID().Hash()}, ok: &pdp.InfoOK{Piece: c.Piece}}}
 		}, err: "storage node's word"},
+		"a storage node that the storefront did not ask": {alone: true, add: func(c *chaintest.Chain) []validation {
+			return []validation{{by: node, nb: &pdp.Info{Blob: c.Content.Hash()}, ok: &pdp.InfoOK{Piece: c.Piece}, stray: true}}
+		}, err: "storage node's word"},
 		"nobody": {alone: true, add: func(*chaintest.Chain) []validation { return nil }, err: "acknowledges something else"},
 	} {
 		t.Run(name, func(t *testing.T) {

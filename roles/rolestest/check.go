@@ -14,6 +14,7 @@ import (
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles/client"
 	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/store/memory"
 )
 
 // Offered is an offer that a storefront has acknowledged.
@@ -23,6 +24,7 @@ type Offered struct {
 	Piece      piece.Link
 	Task       cid.Cid
 	Agent      capabilities.Signer
+	At         time.Time // of the acknowledgement
 }
 
 // Agent is the agent of a network: it offers on its own DID.
@@ -51,7 +53,7 @@ func (n *Network) OfferAs(storefront string, content cid.Cid, link piece.Link, n
 func (n *Network) OfferBy(agent capabilities.Signer, storefront string, content cid.Cid, link piece.Link, nonce string) (Offered, error) {
 	task, _, err := client.Offer(context.Background(), n.Conn(storefront), agent, n.Roles[storefront].Signer.DID(), agent.DID().String(),
 		filecoin.Offer{Content: content, Piece: link}, capabilities.Terms{Nonce: nonce}, n.keys())
-	return Offered{storefront, content, link, task.Link(), agent}, err
+	return Offered{storefront, content, link, task.Link(), agent, n.Now()}, err
 }
 
 // Payload is content that no other call gives, of a size in bytes.
@@ -147,6 +149,9 @@ func (n *Network) Check(offers []Offered) error {
 			n.receipts[step.Task] = step.Receipt.Link()
 		}
 		status, err := n.Status(o)
+		if errors.Is(err, store.ErrNotFound) && n.Now().Sub(o.At) < memory.DefaultIndexLag {
+			continue // an index tells of it until it has a row, after a moment; its receipt is there at once
+		}
 		if err != nil {
 			fail("where acknowledged offer %s stands: %w", o.Task, err)
 			continue

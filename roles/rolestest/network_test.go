@@ -147,7 +147,7 @@ func TestContentThatNeverComes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := Offered{"storefront", absent, link, task.Link(), agent}
+	other := Offered{Storefront: "storefront", Content: absent, Piece: link, Task: task.Link(), Agent: agent}
 	if !n.Run(3*day, n.Concluded(other)) {
 		s, err := n.Status(other)
 		t.Fatalf("not revived: %+v, %v", s, err)
