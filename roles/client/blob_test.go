@@ -112,11 +112,13 @@ func (s *uploadStore) Execute(ctx context.Context, m *capabilities.Message) (*ca
 		}
 		return capabilities.Conclusion(r, inv.Task, capabilities.Effects{}), nil
 	}
-	r, err := s.service.Methods()[inv.Can()](ctx, inv)
+	_, err = s.service.Methods()[inv.Can()](ctx, inv)
 	if f := (*capabilities.Failure)(nil); errors.As(err, &f) {
-		if r, err = capabilities.IssueFailure(s.self, inv.Link(), f, capabilities.Effects{}); err == nil {
-			return capabilities.Conclusion(r, inv.Task, capabilities.Effects{}), nil
+		r, err := capabilities.IssueFailure(s.self, inv.Link(), f, capabilities.Effects{})
+		if err != nil {
+			return nil, err
 		}
+		return capabilities.Conclusion(r, inv.Task, capabilities.Effects{}), nil
 	}
 	if err != nil {
 		return nil, err
