@@ -14,8 +14,9 @@ demo: ## the whole pipeline on one machine, with a simulated chain and provider
 test: ## all tests that need Go alone
 	$(GO) test ./...
 
-test-aws: ## the distributed engine against substitutes of DynamoDB, SQS and S3; needs Node 20
-	.ci/aws/with $(GO) test -count=1 ./store/aws
+test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
+	.ci/aws/with $(GO) test -count=1 -run '^(TestEngine|TestInitAndCheck)$$' ./store/aws
+	W3FILECOIN_PIECES=12 .ci/aws/with $(GO) test -count=1 -run '^TestRolesApart$$' ./cmd/w3filecoin
 
 race: ## the same under the race detector
 	$(GO) test -race ./...

@@ -25,6 +25,9 @@ type Metrics struct {
 	commits     *prometheus.CounterVec
 	commit      *prometheus.HistogramVec
 	steps       *prometheus.HistogramVec
+	requests    *prometheus.CounterVec
+	capacity    *prometheus.CounterVec
+	sent        *prometheus.CounterVec
 }
 
 // NewMetrics returns metrics that have measured nothing yet.
@@ -51,8 +54,14 @@ func NewMetrics() *Metrics {
 			Help:    "Age of a piece or an aggregate when it came to a state, since the role accepted it. The count is how many came there.",
 			Buckets: []float64{1, 10, 60, 600, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 * 3600, 36 * 3600, 48 * 3600, 72 * 3600, 96 * 3600, 168 * 3600},
 		}, []string{"role", "of", "state"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_store_requests_total",
+			Help: "Requests to the services that hold the state, repetitions included."}, []string{"role", "service", "operation"}),
+		capacity: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_store_capacity_units_total",
+			Help: "Read or write units that DynamoDB counted, by operation."}, []string{"role", "operation"}),
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_store_sent_bytes_total",
+			Help: "Bytes of the bodies of requests to the services that hold the state."}, []string{"role", "service"}),
 	}
-	m.registry.MustRegister(m.invocations, m.invocation, m.messages, m.message, m.age, m.commits, m.commit, m.steps,
+	m.registry.MustRegister(m.invocations, m.invocation, m.messages, m.message, m.age, m.commits, m.commit, m.steps, m.requests, m.capacity, m.sent,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -92,6 +101,16 @@ func (m *Metrics) Message(now func() time.Time) func(role string, o store.Outcom
 func (m *Metrics) Batch(role string, changes int, took time.Duration) {
 	m.commits.WithLabelValues(role).Add(float64(changes))
 	m.commit.WithLabelValues(role).Observe(took.Seconds())
+}
+
+// StoreRequest counts a call of a service that holds the state of a role: how many requests it took, the units of capacity that it used, and the bytes
+// that were sent.
+func (m *Metrics) StoreRequest(role, service, operation string, attempts int, capacity float64, sent int64) {
+	m.requests.WithLabelValues(role, service, operation).Add(float64(attempts))
+	if capacity > 0 {
+		m.capacity.WithLabelValues(role, operation).Add(capacity)
+	}
+	m.sent.WithLabelValues(role, service).Add(float64(sent))
 }
 
 // Step returns a function that measures what moves through a role, and logs it: aggregates and what ends badly at level info, pieces at debug.

@@ -27,13 +27,13 @@ func newAdminCommand(a *app) *cobra.Command {
 		Args:  arguments(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newDeadCommand(a), newStandingsCommand(a))
+	cmd.AddCommand(newDeadCommand(a), newStandingsCommand(a), newInitCommand(a), newCheckCommand(a))
 	return cmd
 }
 
 // deadSource is where the command line finds dead letters and standings.
 type deadSource struct {
-	data, url, token string
+	data, store, url, token string
 }
 
 func newDeadCommand(a *app) *cobra.Command {
@@ -45,7 +45,7 @@ func newDeadCommand(a *app) *cobra.Command {
 has not been done. Find out why, mend that, and retry them.
 
 While a process runs it holds its databases: ask it by its admin interface, with --url. The setting admin says where that listens; it is off
-by default. Otherwise the databases below --data are opened directly.`,
+by default. Otherwise the databases below --data are opened directly. A store on AWS is opened at any time, with --store.`,
 		Example: `  w3filecoin admin dead list --url http://127.0.0.1:8010
   w3filecoin admin dead retry --all --queue piece-offer --url http://127.0.0.1:8010`,
 		Args: arguments(cobra.NoArgs),
@@ -60,6 +60,7 @@ by default. Otherwise the databases below --data are opened directly.`,
 func (s *deadSource) addFlags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.StringVar(&s.data, "data", defaultConfig().Data, "directory of the state")
+	f.StringVar(&s.store, "store", "", "where the state is instead: aws://PREFIX?region=REGION&bucket=NAME")
 	f.StringVar(&s.url, "url", "", "admin interface of the process that runs, http://127.0.0.1:8010")
 	f.StringVar(&s.token, "token-file", "", "file of its token; admin.token in the directory of the state if empty")
 }
@@ -84,7 +85,7 @@ func (s *deadSource) open(names ...string) (state administered, done func() erro
 		return remoteDead{strings.TrimSuffix(s.url, "/"), token}, func() error { return nil }, nil
 	}
 	var open openDatabases
-	var engines []*sqlite.Engine
+	var engines []store.Driver
 	done = func() (err error) {
 		for _, e := range engines {
 			err = errors.Join(err, e.Close())
@@ -93,6 +94,15 @@ func (s *deadSource) open(names ...string) (state administered, done func() erro
 	}
 	for _, name := range allRoles {
 		if len(names) > 0 && !slices.Contains(names, name) {
+			continue
+		}
+		if s.store != "" {
+			engine, err := openAWS(context.Background(), s.store, name)
+			if err != nil {
+				return nil, nil, errors.Join(err, done())
+			}
+			engines = append(engines, engine)
+			open = append(open, roleRows{name, engine})
 			continue
 		}
 		dir := filepath.Join(s.data, name)

@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
+	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/roles"
+	"github.com/storacha/w3filecoin/store/aws"
 	"github.com/storacha/w3filecoin/wire"
 )
 
@@ -29,6 +32,8 @@ type apart struct {
 	// roles by the name of their configuration: "one", "two" (storefronts), "aggregator", "dealer", "dealtracker", "compute", "devnet".
 	roles map[string]*daemon
 	url   map[string]string
+	// bucket is the store on AWS that W3FILECOIN_TEST_AWS names, made for this test; nil: databases of their own.
+	bucket *aws.Location
 	// did is who a role is, key the did:key that signs for it.
 	did, key map[string]string
 }
@@ -37,6 +42,7 @@ type apart struct {
 func newApart(t *testing.T) *apart {
 	t.Helper()
 	n := &apart{t: t, dir: t.ArtifactDir(), roles: map[string]*daemon{}, url: map[string]string{}, did: map[string]string{}, key: map[string]string{}}
+	n.bucket = services(t)
 	names := []string{"one", "two", "aggregator", "dealer", "dealtracker", "compute"}
 	free := addresses(t, len(names)+1)
 	listen := map[string]string{"devnet": free[len(names)]}
@@ -64,7 +70,8 @@ func newApart(t *testing.T) *apart {
 		static[parsed(t, n.did[name])] = parsed(t, n.key[name])
 	}
 	identity := func(role, name string) string {
-		text := fmt.Sprintf("data = %q\nroles = [%q]\n%s[%s]\nkey = %q\nlisten = %q\n", name, role, &table, role, name+".pem", listen[name])
+		text := fmt.Sprintf("data = %q\nstore = %q\nroles = [%q]\n%s[%s]\nkey = %q\nlisten = %q\n", name, n.store(name, role), role, &table, role, name+".pem",
+			listen[name])
 		if n.did[name] != n.key[name] {
 			text += fmt.Sprintf("did = %q\n", n.did[name])
 		}
@@ -86,9 +93,16 @@ func newApart(t *testing.T) *apart {
 			neighbour("storefront.compute", "compute", proofFile("compute", name, "compute/piececid"))+
 			neighbour("storefront.dealtracker", "dealtracker", ""))
 	}
-	n.configure("aggregator", identity("aggregator", "aggregator")+sizes+"budget = \"1s\"\npull = \"5s\"\n"+
-		neighbour("aggregator.dealer", "dealer", proofFile("dealer", "aggregator", "aggregate/offer"))+
-		registered("aggregator.storefronts", "one")+registered("aggregator.storefronts", "two"))
+	aggregator := identity("aggregator", "aggregator") + sizes + "budget = \"1s\"\npull = \"5s\"\n" +
+		neighbour("aggregator.dealer", "dealer", proofFile("dealer", "aggregator", "aggregate/offer")) +
+		registered("aggregator.storefronts", "one") + registered("aggregator.storefronts", "two")
+	n.configure("aggregator", aggregator)
+	if n.bucket != nil {
+		// Where a store allows it, two processes run the role beside each other.
+		replica := addresses(t, 1)[0]
+		n.url["replica"] = "http://" + replica
+		n.configure("replica", strings.Replace(aggregator, listen["aggregator"], replica, 1))
+	}
 	n.configure("dealer", identity("dealer", "dealer")+sizes+"poll = \"100ms\"\n"+
 		neighbour("dealer.dealtracker", "dealtracker", "")+registered("dealer.aggregators", "aggregator"))
 	devnet := fmt.Sprintf("[devnet]\nlisten = %q\nepoch = \"50ms\"\ngenesis = %d\n", listen["devnet"], time.Now().Unix())
@@ -111,6 +125,35 @@ func newApart(t *testing.T) *apart {
 	}
 	n.eye = newEye(keys, dial(t, n.url["aggregator"], n.fronts[0].agent, keys), dial(t, n.url["dealer"], n.fronts[0].agent, keys))
 	return n
+}
+
+// services returns where the services of AWS are, with a prefix that nobody else has; nil if the environment does not say.
+func services(t testing.TB) *aws.Location {
+	t.Helper()
+	text := os.Getenv("W3FILECOIN_TEST_AWS")
+	if text == "" {
+		return nil
+	}
+	where, err := aws.ParseLocation(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	where.Bucket, where.Prefix = where.BucketName(), "t-"+strings.ToLower(cryptorand.Text()[:12])
+	return &where
+}
+
+// store is the setting of a process, empty for a database of its own. What it names has been created.
+func (n *apart) store(name, role string) string {
+	if n.bucket == nil {
+		return ""
+	}
+	where := *n.bucket
+	if name == "two" { // the storefront beside this one has tables of its own
+		where.Prefix += "-two"
+	}
+	cli(n.t, "admin", "init", "--store", where.String(), "--role", role)
+	cli(n.t, "admin", "check", "--store", where.String(), "--role", role)
+	return where.String()
 }
 
 func (n *apart) file(name string) string { return filepath.Join(n.dir, name) }

@@ -43,7 +43,6 @@ import (
 	"github.com/storacha/w3filecoin/source/s3"
 	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/sqlite"
 	"github.com/storacha/w3filecoin/storefront"
 	"github.com/storacha/w3filecoin/uploads"
 	"github.com/storacha/w3filecoin/wire"
@@ -193,15 +192,11 @@ func (n *node) close() (err error) {
 
 // buildRole opens the role's engine and puts server, workers and HTTP interface around its service.
 func (n *node) buildRole(r *role) error {
-	engine, err := sqlite.Open(filepath.Join(n.cfg.Data, r.name), sqlite.Options{
-		Now: time.Now, OnBatch: func(b sqlite.Batch) { n.metrics.Batch(r.name, b.Changes, b.Took) }})
+	engine, err := n.openStore(r.name)
 	if err != nil {
 		return err
 	}
 	n.closers = append(n.closers, engine.Close)
-	n.metrics.Gauge("w3filecoin_store_wal_bytes", "Size of the database's write-ahead log.", r.name,
-		func() float64 { return float64(engine.Stats().WALBytes) })
-	n.metrics.Gauge("w3filecoin_store_bytes", "Size of the database.", r.name, func() float64 { return float64(engine.Stats().DBBytes) })
 	changes := new(roles.Changes)
 	waker := store.NewWaker(changes.Watch(engine))
 	r.rows = waker

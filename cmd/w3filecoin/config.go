@@ -42,6 +42,9 @@ var allRoles = []string{storefrontRole, aggregatorRole, dealerRole, dealtrackerR
 type Config struct {
 	// Data is the directory of all state: a database, keys and blobs per role. Created if it is not there.
 	Data string `toml:"data"`
+	// Store is where the state is instead: aws://PREFIX?region=REGION&bucket=NAME. Many processes may then run the same role. Keys, and what is
+	// uploaded or published as files, stay in Data.
+	Store string `toml:"store"`
 	// Roles run in this process; all if empty. "devnet" among them enables the devnet.
 	Roles []string `toml:"roles"`
 	// Keys says which did:key stands for DIDs of other methods: "did:web:example.com" = "did:key:z6Mk…".
@@ -511,6 +514,11 @@ func (c *Config) validate() error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if c.Data == "" {
 		bad("data: name the directory that holds the state")
+	}
+	if c.Store != "" {
+		if _, err := parseStore(c.Store); err != nil {
+			bad("store: %v", err)
+		}
 	}
 	for _, r := range c.Roles {
 		if r != devnetName && !slices.Contains(allRoles, r) {

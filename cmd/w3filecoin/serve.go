@@ -20,6 +20,7 @@ func newServeCommand(a *app) *cobra.Command {
 	var (
 		file, level string
 		data        string
+		location    string
 		roleNames   []string
 		withDevnet  bool
 		check       bool
@@ -27,9 +28,9 @@ func newServeCommand(a *app) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Run all roles, or those named by --role, on an embedded database",
+		Short: "Run all roles, or those named by --role, on an embedded database or on AWS",
 		Long: `Run all roles in one process, or those named by --role. State is kept in the data directory: a database, a key and
-blobs per role. A role that does not run here is named in the configuration by DID, URL and delegation.
+blobs per role. With --store rows, messages and blobs are in DynamoDB, SQS and S3, and any number of processes may run the same role. A role that does not run here is named in the configuration by DID, URL and delegation.
 
 Settings come from the file, from the environment (W3FILECOIN_STOREFRONT_LISTEN for storefront.listen) and from --set, the later
 beating the earlier. docs/operations.md describes every one.`,
@@ -44,6 +45,9 @@ beating the earlier. docs/operations.md describes every one.`,
 			}
 			if data != "" {
 				cfg.Data = data
+			}
+			if location != "" {
+				cfg.Store = location
 			}
 			if len(roleNames) > 0 {
 				cfg.Roles = roleNames
@@ -90,6 +94,7 @@ beating the earlier. docs/operations.md describes every one.`,
 	f := cmd.Flags()
 	f.StringVarP(&file, "config", "c", "", "configuration file (TOML)")
 	f.StringVar(&data, "data", "", "directory of all state")
+	f.StringVar(&location, "store", "", "where the state is instead: aws://PREFIX?region=REGION&bucket=NAME")
 	f.StringSliceVar(&roleNames, "role", nil, "run only these roles: "+strings.Join(allRoles, ", ")+", "+devnetName)
 	f.BoolVar(&withDevnet, "devnet", false, "run a SIMULATED chain and storage provider beside the roles")
 	f.StringVar(&level, "log", "info", "log level: debug, info, warn, error")

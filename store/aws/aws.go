@@ -164,7 +164,7 @@ func open(ctx context.Context, where Location, o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		where: where, options: o, db: c.db, sqs: c.sqs, s3: c.s3,
-		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: o.Role + "/", partSize: partSize,
+		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: where.Prefix + "/" + o.Role + "/", partSize: partSize,
 		tidies: make(chan struct{}, tidyParallel),
 	}
 	e.queues.known = make(map[string]*queue)

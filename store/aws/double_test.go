@@ -80,7 +80,6 @@ type doubleTable struct {
 }
 
 type doubleQueue struct {
-	dead     string
 	messages []*doubleMessage
 }
 

@@ -13,7 +13,7 @@ import (
 type Location struct {
 	// Prefix begins the names of tables and queues: "{prefix}-{role}-rows", "{prefix}-{role}-blobs", "{prefix}-{role}-{queue}".
 	Prefix string
-	// Bucket holds the larger blobs of all roles, as "{role}/{CID}"; "{prefix}-blobs" if empty.
+	// Bucket holds the larger blobs of all roles, as "{prefix}/{role}/{CID}"; "{prefix}-blobs" if empty.
 	Bucket string
 	// Region is the region of all three services; what the SDK's configuration says if empty.
 	Region string

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"testing"
+)
+
+// TestRoleQueues: what is created on AWS are the queues that the roles work on, no more and no less.
+func TestRoleQueues(t *testing.T) {
+	cfg := defaultConfig()
+	cfg.Data, cfg.Devnet.Enabled, cfg.Devnet.Listen = t.TempDir(), true, "127.0.0.1:0"
+	for _, name := range allRoles {
+		cfg.identity(name).Listen = "127.0.0.1:0"
+	}
+	n, err := build(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.close()
+	layout := roleQueues()
+	for _, name := range allRoles {
+		want := slices.Sorted(maps.Keys(n.roles[name].workers.Handlers))
+		if got := slices.Sorted(slices.Values(layout[name])); !slices.Equal(got, want) {
+			t.Errorf("%s: queues %q, it works on %q", name, got, want)
+		}
+	}
+}
