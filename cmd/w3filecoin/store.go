@@ -21,7 +21,7 @@ import (
 func roleQueues() aws.Layout {
 	return aws.Layout{
 		storefrontRole: {"submit", "validate", "computed", "piece-offer", "equals", "piece-accepted", "aggregate", "pull-aggregate", "dealt", "sweep",
-			"blame", "credit", "blob-accepted", "blob-delivered", "blob-expired", "blob-removed", "claimed", "claim-forward"},
+			"blame", "credit", "blob-accepted", "blob-delivered", "blob-expired", "blob-removed", "claimed", "claim-forward", "import"},
 		aggregatorRole:  {"piece", "lane", "plan", "walk", "aggregate-offer", "pull-aggregate", "aggregate-accepted", "deliver"},
 		dealerRole:      {"offer", "publish", "poll", "dealt", "deliver"},
 		dealtrackerRole: {"poll"},

@@ -24,7 +24,7 @@ func TestRoleQueues(t *testing.T) {
 	for _, name := range allRoles {
 		want := slices.Sorted(maps.Keys(n.roles[name].workers.Handlers))
 		if got := slices.Sorted(slices.Values(layout[name])); !slices.Equal(got, want) {
-			t.Errorf("%s: queues %q, it works on %q", name, got, want)
+			t.Errorf("%s: roleQueues in store.go names %q, it works on %q", name, got, want)
 		}
 	}
 }
