@@ -445,6 +445,10 @@ func edges() []mutant {
 		{"bucket/changed", "a download from a bucket goes on with another object", []edit{never("source/s3/read.go", "out.ContentLength == nil || *out.ContentLength != r.object.length-r.off")}, "./source/s3", "^TestReadBreaks$"},
 		{"bucket/vouched", "a bucket vouches for what somebody put there otherwise", []edit{never("source/s3/presign.go", "aws.ToString(out.ChecksumSHA256) != checksum && out.Metadata[verifiedKey] != checksum")}, "./source/s3", "^TestFake$"},
 		{"resolver/aggregate", "an aggregate is served by pieces that do not make it", []edit{never("resolver/aggregate.go", "a.Link() != link")}, "./resolver", "^TestAggregateRefuses$"},
+		{"upload/word", "whoever says that a blob was delivered is believed", []edit{{"uploads/events.go", "if err == nil && stored.Size == nb.Blob.Size {",
+			"if err == nil || errors.Is(err, ErrNoBlob) {"}}, "./uploads", "^TestNeverCame$"},
+		{"claims/revoked", "claims are shown after they were revoked", []edit{{"claims/claims.go", "if err != nil || revoked {", "if err != nil || revoked && false {"}},
+			"./claims", "^TestProofsTravel$"},
 		{"admin/token", "anybody on the machine may drop dead letters", []edit{never("cmd/w3filecoin/adminhttp.go", "subtle.ConstantTimeCompare(want[:], got[:]) != 1")}, "./cmd/w3filecoin", "^TestAdminIsClosed$"},
 	}
 }

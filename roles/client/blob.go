@@ -282,6 +282,9 @@ func (u Upload) await(ctx context.Context, task cid.Cid) (*capabilities.Message,
 	defer cancel()
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		m, err := u.Conn.Receipt(ctx, task)
+		if err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if !errors.Is(err, capabilities.ErrNoReceipt) {
 			return m, err
 		}
