@@ -6,10 +6,13 @@ import (
 	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -249,6 +252,10 @@ func TestRolesApart(t *testing.T) {
 		t.Errorf("the storefronts have measured %d pieces in deals, not %d", measured, count)
 	}
 
+	if n.bucket != nil {
+		n.logRequests(count)
+	}
+
 	if !testing.Short() {
 		n.goAway(r)
 	}
@@ -279,6 +286,45 @@ func (n *apart) measured(name string, fronts ...string) (sum int) {
 		}
 	}
 	return sum
+}
+
+// logRequests tells how often the roles have asked the services of their store, what is asked without work left out.
+func (n *apart) logRequests(pieces int) {
+	n.t.Helper()
+	type operation struct{ service, name string }
+	requests, units := map[operation]float64{}, map[operation]float64{}
+	series := regexp.MustCompile(`^w3filecoin_store_(requests|capacity_units)_total\{operation="(\w+)",role="\w+"(?:,service="(\w+)")?\} (\S+)$`)
+	for name, url := range n.url {
+		if name == "devnet" {
+			continue
+		}
+		resp, err := http.Get(url + "/metrics")
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			m := series.FindStringSubmatch(lines.Text())
+			if m == nil || m[2] == "ReceiveMessage" || m[2] == "GetQueueUrl" {
+				continue
+			}
+			v, err := strconv.ParseFloat(m[4], 64)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			if m[1] == "requests" {
+				requests[operation{m[3], m[2]}] += v
+			} else {
+				units[operation{"dynamodb", m[2]}] += v
+			}
+		}
+	}
+	if len(requests) == 0 {
+		n.t.Error("the roles asked no service of their store")
+	}
+	for _, op := range slices.SortedFunc(maps.Keys(requests), func(a, b operation) int { return strings.Compare(a.service+a.name, b.service+b.name) }) {
+		n.t.Logf("%-9s %-24s %6.0f requests, %5.1f a piece; %7.1f units", op.service, op.name, requests[op], requests[op]/float64(pieces), units[op])
+	}
 }
 
 // goAway takes roles away and brings them back.
