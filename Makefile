@@ -32,7 +32,7 @@ $(VERSITYGW):
 versitygw: $(VERSITYGW)
 
 test-s3: $(VERSITYGW) ## sources, custody, validation, resolver and provider with a real S3-compatible server, installed into run/bin
-	W3FILECOIN_VERSITYGW=$(VERSITYGW) $(GO) test -count=1 -timeout 5m -v -run '^(TestServer|TestBuckets)$$' ./source/s3 ./cmd/w3filecoin
+	W3FILECOIN_VERSITYGW=$(VERSITYGW) $(GO) test -count=1 -timeout 5m -v -run '^(TestServer|TestServerObjects|TestBuckets)$$' ./source/s3 ./cmd/w3filecoin
 
 interop: build ## with the published JavaScript packages, both ways; needs Node 20
 	cd interop && npm ci --ignore-scripts --no-progress && npm test

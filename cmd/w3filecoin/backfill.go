@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 func newBackfillCommand(a *app) *cobra.Command {
 	var (
 		at       agentFlags
+		bucket   bucketFlags
 		state    string
 		basePath string
 		jobs     int
@@ -34,12 +36,13 @@ func newBackfillCommand(a *app) *cobra.Command {
 		Use:   "backfill SOURCE",
 		Short: "Offer content that is stored already",
 		Long: `Walk content that is stored already, compute content CID and piece of each in one pass, and offer at a storefront what it does not
-know. SOURCE is a directory, or a list (CSV) of content CIDs, each with an address or a key behind a comma or alone, or of keys; keys
-are paths below --base. Content that the storefront cannot read by itself is stored there, unless --no-upload.
+know. SOURCE is a directory; a bucket, s3://BUCKET/PREFIX, with credentials from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; or a list
+(CSV) of content CIDs, each with an address or a key behind a comma or alone, or of keys, which are looked up below --base. Content that the storefront cannot read by itself is stored there, unless --no-upload.
 
 What is done is kept in a file, so a run that ended early, however it ended, goes on where it was. One bad item never stops the
 rest: the report at the end names it, and the next run tries it again.`,
 		Example: `  w3filecoin backfill /srv/archive --key agent.pem --state archive.state
+  w3filecoin backfill s3://carpark/2024/ --region eu-west-1 --key agent.pem
   w3filecoin backfill uploads.csv --key agent.pem --no-upload --json`,
 		Args: arguments(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,7 +59,7 @@ rest: the report at the end names it, and the next run tries it again.`,
 				return usage("name hosts like archive.internal:8080", "--allow-host: %v", err)
 			}
 			b := &backfill{offerer: o, jobs: jobs, upload: !noUpload, pause: 500 * time.Millisecond}
-			opened, err := openBackfillSource(args[0], basePath)
+			opened, err := openBackfillSource(args[0], basePath, &bucket)
 			if err != nil {
 				return err
 			}
@@ -77,9 +80,10 @@ rest: the report at the end names it, and the next run tries it again.`,
 		},
 	}
 	at.add(cmd)
+	bucket.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&state, "state", "w3filecoin-backfill.state", "file that keeps what is done")
-	f.StringVar(&basePath, "base", "", "directory below which the keys of a list are")
+	f.StringVar(&basePath, "base", "", "directory, or s3://BUCKET/PREFIX, that the keys of a list are in")
 	f.IntVar(&jobs, "jobs", 4, "how many contents are worked on at a time")
 	f.BoolVar(&noUpload, "no-upload", false, "store nothing at the storefront: it has the content, or will have")
 	f.StringArrayVar(&hosts, "allow-host", nil, "host in a private network that a list may send to; repeatable")
@@ -94,17 +98,29 @@ type backfillSource struct {
 	close func() error
 }
 
-func openBackfillSource(arg, basePath string) (*backfillSource, error) {
+func openBackfillSource(arg, basePath string, bucket *bucketFlags) (*backfillSource, error) {
+	type held = func(context.Context, cid.Cid) (io.ReadCloser, error)
+	type fetch = func(context.Context, string) (io.ReadCloser, error)
+	inBucket := strings.HasPrefix(arg, bucketScheme)
+	if inBucket && basePath != "" {
+		return nil, usage("leave --base out", "--base is for the keys of a list")
+	}
+	if inBucket {
+		folder, err := bucket.open(arg)
+		if err != nil {
+			return nil, err
+		}
+		return &backfillSource{bucket.endpoint + " " + arg, func(ctx context.Context, _ os.FileInfo, _ held, _ fetch) walk { return folder.walk(ctx) },
+			func() error { return nil }}, nil
+	}
 	info, err := os.Stat(arg)
 	if err != nil {
-		return nil, usage("name a directory or a list", "opening the source: %v", err)
+		return nil, usage("name a directory, a list, or s3://BUCKET/PREFIX", "opening the source: %v", err)
 	}
 	name, err := filepath.Abs(arg)
 	if err != nil {
 		return nil, err
 	}
-	type held = func(context.Context, cid.Cid) (io.ReadCloser, error)
-	type fetch = func(context.Context, string) (io.ReadCloser, error)
 	if info.IsDir() {
 		if basePath != "" {
 			return nil, usage("leave --base out", "--base is for the keys of a list")
@@ -121,7 +137,13 @@ func openBackfillSource(arg, basePath string) (*backfillSource, error) {
 		return nil, usage("name a directory or a list", "%s is neither a directory nor a file", arg)
 	}
 	l, end := list{file: arg}, func() error { return nil }
-	if basePath != "" {
+	switch {
+	case strings.HasPrefix(basePath, bucketScheme):
+		name += " in " + bucket.endpoint + " " + basePath
+		if l.base, err = bucket.open(basePath); err != nil {
+			return nil, err
+		}
+	case basePath != "":
 		root, err := os.OpenRoot(basePath)
 		if err != nil {
 			return nil, usage("name a directory that can be read", "--base: %v", err)

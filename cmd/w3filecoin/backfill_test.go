@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/ipfs/go-cid"
 
 	"github.com/storacha/w3filecoin/internal/chaintest"
+	"github.com/storacha/w3filecoin/internal/s3test"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/source"
@@ -242,4 +244,92 @@ func FuzzList(f *testing.F) {
 			t.Errorf("%d items of %d rows", rows, limit)
 		}
 	})
+}
+
+// TestBackfillBucket offers the objects of a bucket: those that the storefront reads there itself are not stored, the others are. Keys of a list are looked
+// up there too.
+func TestBackfillBucket(t *testing.T) {
+	store := s3test.NewFake(t)
+	store.Fake.Page = 2
+	bucket := store.CreateBucket(t)
+	r := rand.New(rand.NewPCG(seed(t), 0))
+	kept, loose, car := newContent(t, r, 5000), newContent(t, r, 3000), newContent(t, r, 4000)
+	archive := cid.NewCidV1(source.CAR, car.cid.Hash())
+	store.Put(t, bucket, "in/"+source.MultihashName(kept.cid), kept.bytes)
+	store.Put(t, bucket, "in/some thing+else.mp4", loose.bytes)
+	store.Put(t, bucket, "in/"+archive.String()+"/"+archive.String()+".car", car.bytes)
+	store.Put(t, bucket, "in/folder/", nil)
+	store.Put(t, bucket, "in/"+loose.cid.String(), car.bytes) // not what its key says
+	store.Put(t, bucket, "elsewhere", loose.bytes)
+	n := newTogether(t, fmt.Sprintf(`
+[[storefront.buckets]]
+bucket = %q
+endpoint = %q
+path_style = true
+prefix = "in/"
+access_key = %q
+secret_key = %q
+`, bucket, store.Endpoint, store.AccessKey, store.SecretKey))
+	t.Setenv("AWS_ACCESS_KEY_ID", store.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", store.SecretKey)
+	dir := t.TempDir()
+	key, listed := filepath.Join(dir, "agent.pem"), filepath.Join(dir, "list.csv")
+	if err := os.WriteFile(key, chaintest.Key("backfiller").PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(listed, fmt.Appendf(nil, "content,key\n%s,some thing+else.mp4\n%s,absent\n", loose.cid, loose.cid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	backfill := func(want int, state string, args ...string) (items map[string]itemReport, totals backfillTotals) {
+		t.Helper()
+		var out, errs strings.Builder
+		args = append([]string{"backfill", "--json", "--endpoint", store.Endpoint, "--path-style", "--url", n.front.url, "--key", key,
+			"--state", filepath.Join(dir, state)}, args...)
+		if code := run(t.Context(), newApp(strings.NewReader(""), &out, &errs), args); code != want {
+			t.Fatalf("exit code %d, want %d: %s", code, want, &errs)
+		}
+		var report struct {
+			Items  []itemReport
+			Totals backfillTotals
+		}
+		if err := json.Unmarshal([]byte(out.String()), &report); err != nil {
+			t.Fatalf("%v in\n%s", err, &out)
+		}
+		items = map[string]itemReport{}
+		for _, i := range report.Items {
+			items[i.Item] = i
+		}
+		return items, report.Totals
+	}
+
+	address := "s3://" + bucket + "/in/"
+	items, totals := backfill(exitPartly, "state", address)
+	for name, want := range map[string]struct {
+		content cid.Cid
+		stored  bool
+	}{
+		source.MultihashName(kept.cid):                     {kept.cid, false},
+		"some thing+else.mp4":                              {loose.cid, true},
+		archive.String() + "/" + archive.String() + ".car": {archive, true},
+	} {
+		if got := items[name]; got.Outcome != outcomeOffered || got.Content != want.content.String() || got.Stored != want.stored {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+	if got := items[loose.cid.String()]; got.Error == nil || got.Error.Name != nameMismatch {
+		t.Errorf("an object with a wrong name: %+v", got)
+	}
+	if len(items) != 4 || totals != (backfillTotals{Items: 4, Offered: 3, Failed: 1, Bytes: 12_000, Complete: true}) {
+		t.Errorf("totals: %+v", totals)
+	}
+	if _, totals = backfill(exitPartly, "state", address); totals != (backfillTotals{Items: 4, Before: 3, Failed: 1, Complete: true}) {
+		t.Errorf("again: %+v", totals)
+	}
+	items, _ = backfill(exitPartly, "list", listed, "--base", address)
+	if got := items[loose.cid.String()+",some thing+else.mp4"]; got.Content != loose.cid.String() || got.Error != nil {
+		t.Errorf("by a key of a list: %+v", got)
+	}
+	if got := items[loose.cid.String()+",absent"]; got.Error == nil || got.Error.Name != nameNotThere {
+		t.Errorf("by a key that is not there: %+v", got)
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,8 @@ import (
 type Fake struct {
 	// Before, if set, sees each request first, and answers it if it returns true.
 	Before func(w http.ResponseWriter, r *http.Request) bool
+	// Page is how many keys one page of a listing has; 0: all.
+	Page int
 
 	mu      sync.Mutex
 	buckets map[string]bool
@@ -72,7 +75,7 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case key == "" && r.Method == http.MethodHead:
 		return
 	case key == "" && r.Method == http.MethodGet:
-		f.list(w, bucket, query.Has("uploads"))
+		f.list(w, bucket, query)
 		return
 	}
 	name := bucket + "/" + key
@@ -174,20 +177,40 @@ func (f *Fake) get(w http.ResponseWriter, r *http.Request, name string) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(o.body))
 }
 
-func (f *Fake) list(w http.ResponseWriter, bucket string, uploads bool) {
-	type entry struct{ Key string }
+// list answers with the keys, in pages of Page if that is set, or with the uploads in parts.
+func (f *Fake) list(w http.ResponseWriter, bucket string, query url.Values) {
+	type entry struct {
+		Key  string
+		ETag string `xml:",omitempty"`
+		Size int
+	}
 	var keys, open []entry
+	encoding := query.Get("encoding-type")
+	more, next := false, ""
 	for _, name := range slices.Sorted(maps.Keys(f.objects)) {
-		if key, ok := strings.CutPrefix(name, bucket+"/"); ok {
-			keys = append(keys, entry{key})
+		key, ok := strings.CutPrefix(name, bucket+"/")
+		if !ok || !strings.HasPrefix(key, query.Get("prefix")) || key <= query.Get("continuation-token") {
+			continue
 		}
+		if f.Page > 0 && len(keys) == f.Page {
+			more = true
+			break
+		}
+		next = key
+		if encoding == "url" {
+			key = url.QueryEscape(key)
+		}
+		keys = append(keys, entry{key, f.objects[name].etag, len(f.objects[name].body)})
+	}
+	if !more {
+		next = ""
 	}
 	for name := range f.uploads {
 		if _, key, ok := strings.Cut(name, "@"+bucket+"/"); ok {
-			open = append(open, entry{key})
+			open = append(open, entry{Key: key})
 		}
 	}
-	if uploads {
+	if query.Has("uploads") {
 		reply(w, struct {
 			XMLName xml.Name `xml:"ListMultipartUploadsResult"`
 			Upload  []entry
@@ -195,9 +218,12 @@ func (f *Fake) list(w http.ResponseWriter, bucket string, uploads bool) {
 		return
 	}
 	reply(w, struct {
-		XMLName  xml.Name `xml:"ListBucketResult"`
-		Contents []entry
-	}{Contents: keys})
+		XMLName               xml.Name `xml:"ListBucketResult"`
+		IsTruncated           bool
+		NextContinuationToken string `xml:",omitempty"`
+		EncodingType          string `xml:",omitempty"`
+		Contents              []entry
+	}{IsTruncated: more, NextContinuationToken: next, EncodingType: encoding, Contents: keys})
 }
 
 func etag(b []byte) string {
