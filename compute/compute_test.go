@@ -32,12 +32,12 @@ func TestPieceOfContent(t *testing.T) {
 
 	w.accepted(w.invoke(task, claim))
 	w.accepted(w.invoke(task, claim))
-	w.clock.Advance(2 * time.Second) // the index is late
+	w.Clock.Advance(2 * time.Second) // the index is late
 	status, err := w.service.Status(t.Context(), c.cid)
 	if err != nil || len(status.Pieces) != 1 || status.Pieces[0].State != string(compute.Running) {
 		t.Errorf("status while it runs: %+v, %v", status, err)
 	}
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	r, err := w.invoke(task, claim)
 	w.found(c.piece, task, r, err)
 	if len(w.fetcher.fetched) != 1 {
@@ -57,7 +57,7 @@ func TestPieceOfContent(t *testing.T) {
 		status.Pieces[0].Piece != c.piece.String() || status.Pieces[0].State != "computed" {
 		t.Errorf("status: %+v, %v", status, err)
 	}
-	if rows := w.rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, "job/") }); len(rows) != 0 {
+	if rows := w.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, "job/") }); len(rows) != 0 {
 		t.Errorf("jobs that are left: %v", rows)
 	}
 }
@@ -69,7 +69,7 @@ func TestContentOfAnotherCodec(t *testing.T) {
 	w.fetcher.pages[home] = page{body: c.bytes}
 	task := newTask(storefront, car, "")
 	w.accepted(w.invoke(task, w.claim(car, home)))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	r, err := w.invoke(task)
 	w.found(c.piece, task, r, err)
 }
@@ -111,7 +111,7 @@ func TestUnsupportedContent(t *testing.T) {
 			if again, err := w.invoke(task); err != nil || !again.Link().Equals(r.Link()) {
 				t.Errorf("repeated: %v, %v", again, err)
 			}
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			if len(w.fetcher.fetched) != 0 {
 				t.Errorf("fetched %v", w.fetcher.fetched)
 			}
@@ -150,7 +150,7 @@ func TestClaims(t *testing.T) {
 		}, true},
 		{"without expiry", func(w *world) capabilities.Block { return w.sign(storefront, own, at(home), capabilities.Terms{}) }, true},
 		{"expired", func(w *world) capabilities.Block {
-			return w.sign(storefront, own, at(home), capabilities.Terms{Expiration: w.clock.Now()})
+			return w.sign(storefront, own, at(home), capabilities.Terms{Expiration: w.Clock.Now()})
 		}, false},
 		{"somebody else's", func(w *world) capabilities.Block {
 			return w.sign(stranger, stranger.DID().String(), at(home), capabilities.Terms{})
@@ -197,13 +197,13 @@ func TestClaims(t *testing.T) {
 			r, err := w.invoke(task, tt.claim(w))
 			if !tt.ok {
 				w.notFound(r, err)
-				if rows := w.rows(all); len(rows) != 0 {
+				if rows := w.Rows(all); len(rows) != 0 {
 					t.Errorf("rows of a job without a claim: %v", rows)
 				}
 				return
 			}
 			w.accepted(r, err)
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			r, err = w.invoke(task)
 			w.found(c.piece, task, r, err)
 		})
@@ -237,7 +237,7 @@ func TestManyClaims(t *testing.T) {
 	}
 	task := newTask(storefront, c.cid, "")
 	w.accepted(w.invoke(task, w.claim(c.cid, urls...)))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if len(w.fetcher.fetched) != 16 {
 		t.Errorf("%d addresses were tried", len(w.fetcher.fetched))
 	}
@@ -272,7 +272,7 @@ func TestAddressesInTurn(t *testing.T) {
 			w.fetcher.pages[bad] = tt.bad
 			task := newTask(storefront, c.cid, "")
 			w.accepted(w.invoke(task, w.claim(c.cid, bad)))
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			reason := w.notFound(w.invoke(task))
 			if !strings.Contains(reason, tt.why) || !strings.Contains(reason, "(bad.example)") || strings.Contains(reason, "secret") {
 				t.Errorf("the reason is %q", reason)
@@ -284,7 +284,7 @@ func TestAddressesInTurn(t *testing.T) {
 			w = newWorld(t, nil)
 			w.fetcher.pages[bad], w.fetcher.pages[home] = tt.bad, page{body: c.bytes, length: -1}
 			w.accepted(w.invoke(task, w.claim(c.cid, bad, home)))
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			r, err := w.invoke(task)
 			w.found(c.piece, task, r, err)
 		})
@@ -310,7 +310,7 @@ func TestAddressesInTurn(t *testing.T) {
 			task := newTask(storefront, c.cid, "")
 			w.accepted(w.invoke(task, w.sign(storefront, storefront.DID().String(), &assert.Location{Content: assert.Content{Link: c.cid},
 				Location: []string{home}, Range: &assert.Range{Offset: tt.offset, Length: tt.length}}, capabilities.Terms{})))
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			r, err := w.invoke(task)
 			if tt.ok {
 				w.found(c.piece, task, r, err)
@@ -333,34 +333,34 @@ func TestContentThatComesLate(t *testing.T) {
 		}
 	}
 	w.accepted(w.invoke(task, claim))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	fetches(1)
 	w.notFound(w.invoke(task, claim)) // the failure is a minute old, and was not told yet
 	w.accepted(w.invoke(task, claim)) // now it was, and is older than the pause
-	w.run(time.Second)
+	w.Run(time.Second)
 	fetches(2)
 	for range 3 { // told as often as asked during the pause, and nothing is tried
 		w.notFound(w.invoke(task, claim))
-		w.run(time.Second)
+		w.Run(time.Second)
 	}
 	fetches(2)
 
 	// Another address is tried at once.
 	const away = "https://away.example/content"
 	w.accepted(w.invoke(task, w.claim(c.cid, home, away)))
-	w.run(time.Second)
+	w.Run(time.Second)
 	fetches(4)
 	w.notFound(w.invoke(task, claim))
 
 	// Claims may be left out of a repetition.
 	w.fetcher.pages[away] = page{body: c.bytes}
-	w.run(10 * time.Second)
+	w.Run(10 * time.Second)
 	w.accepted(w.invoke(task))
 	status, err := w.service.Status(t.Context(), c.cid)
 	if err != nil || len(status.Pieces) != 1 || status.Pieces[0].Attempts == 0 || status.Pieces[0].Tasks[computecap.PieceCIDAbility] != task.Link().String() {
 		t.Errorf("status: %+v, %v", status, err)
 	}
-	w.run(time.Second)
+	w.Run(time.Second)
 	fetches(6)
 	r, err := w.invoke(task)
 	w.found(c.piece, task, r, err)
@@ -377,7 +377,7 @@ func TestInterrupted(t *testing.T) {
 	w.fetcher.pages[home] = page{before: func(context.Context) { stop() }, err: context.Canceled}
 	task := newTask(storefront, c.cid, "")
 	w.accepted(w.invoke(task, w.claim(c.cid, home)))
-	work, err := w.engine.Receive(t.Context(), compute.QueueName, 1, time.Minute)
+	work, err := w.Engine.Receive(t.Context(), compute.QueueName, 1, time.Minute)
 	if err != nil || len(work) != 1 {
 		t.Fatalf("%d messages, %v", len(work), err)
 	}
@@ -386,7 +386,7 @@ func TestInterrupted(t *testing.T) {
 	}
 	w.accepted(w.invoke(task))
 	w.fetcher.pages[home] = page{body: c.bytes}
-	w.run(2 * time.Minute) // the lease ends
+	w.Run(2 * time.Minute) // the lease ends
 	r, err := w.invoke(task)
 	w.found(c.piece, task, r, err)
 }
@@ -398,21 +398,21 @@ func TestLostJob(t *testing.T) {
 	w.fetcher.pages[home] = page{body: c.bytes}
 	task := newTask(storefront, c.cid, "")
 	w.accepted(w.invoke(task, w.claim(c.cid, home)))
-	work, err := w.engine.Receive(t.Context(), compute.QueueName, 1, time.Minute)
+	work, err := w.Engine.Receive(t.Context(), compute.QueueName, 1, time.Minute)
 	if err != nil || len(work) != 1 {
 		t.Fatalf("%d messages, %v", len(work), err)
 	}
-	if err := w.engine.Ack(t.Context(), work[0]); err != nil {
+	if err := w.Engine.Ack(t.Context(), work[0]); err != nil {
 		t.Fatal(err)
 	}
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	w.accepted(w.invoke(task))
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if w.receipt(task.Link()) != nil {
 		t.Fatal("the job is there although its message is gone")
 	}
 	w.accepted(w.invoke(task))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	r, err := w.invoke(task)
 	w.found(c.piece, task, r, err)
 }
@@ -424,12 +424,12 @@ func TestKnownContent(t *testing.T) {
 	w.fetcher.pages[home] = page{body: c.bytes}
 	first := newTask(storefront, c.cid, "")
 	w.accepted(w.invoke(first, w.claim(c.cid, home)))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 
 	foreign := newTask(stranger, c.cid, "")
 	w.accepted(w.invoke(foreign, w.sign(stranger, stranger.DID().String(),
 		&assert.Location{Content: assert.Content{Link: c.cid}, Location: []string{"https://elsewhere.example"}}, capabilities.Terms{})))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	r, err := w.invoke(foreign)
 	w.found(c.piece, foreign, r, err)
 	if len(w.fetcher.fetched) != 1 {
@@ -438,7 +438,7 @@ func TestKnownContent(t *testing.T) {
 
 	nonced := newTask(storefront, c.cid, "again")
 	w.accepted(w.invoke(nonced, w.claim(c.cid, home)))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	r, err = w.invoke(nonced)
 	w.found(c.piece, nonced, r, err)
 	if len(w.fetcher.fetched) != 2 {
@@ -453,12 +453,12 @@ func TestStorefrontThatIsAway(t *testing.T) {
 	w.fetcher.pages[home] = page{body: c.bytes}
 	task := newTask(storefront, c.cid, "")
 	w.accepted(w.invoke(task, w.claim(c.cid, home)))
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if w.receipt(task.Link()) == nil {
 		t.Error("there is no receipt to be pulled")
 	}
 	w.front.err = nil
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if !w.front.receipts[task.Link()].Defined() {
 		t.Error("the receipt was not pushed")
 	}
@@ -490,7 +490,7 @@ func (w *world) story() (capabilities.Task, content) {
 				w.Fatal(err)
 			}
 		}
-		w.run(2 * time.Minute)
+		w.Run(2 * time.Minute)
 	}
 	return task, c
 }
@@ -503,11 +503,11 @@ func (w *world) checkStory(task capabilities.Task, c content) {
 		w.Errorf("pushed %v, answered %s", pushed, r.Link())
 	}
 	for prefix, want := range map[string]int{"job/": 0, "task/": 1, "result/": 1, "delivery/": 0, "dead": 0} {
-		if rows := w.rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, prefix) }); len(rows) != want {
+		if rows := w.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, prefix) }); len(rows) != want {
 			w.Errorf("%d rows under %s, want %d", len(rows), prefix, want)
 		}
 	}
-	if waiting := w.engine.Waiting(); len(waiting) != 0 {
+	if waiting := w.Engine.Waiting(); len(waiting) != 0 {
 		w.Errorf("messages that are left: %v", waiting)
 	}
 }
@@ -516,11 +516,11 @@ func TestReplayChangesNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	task, c := w.story()
 	w.checkStory(task, c)
-	before, fetched := w.rows(all), len(w.fetcher.fetched)
-	w.replay()
-	w.run(time.Hour)
+	before, fetched := w.Rows(all), len(w.fetcher.fetched)
+	w.Replay()
+	w.Run(time.Hour)
 	w.checkStory(task, c)
-	if diff := cmp.Diff(before, w.rows(all)); diff != "" {
+	if diff := cmp.Diff(before, w.Rows(all)); diff != "" {
 		t.Errorf("rows changed:\n%s", diff)
 	}
 	if len(w.fetcher.fetched) != fetched {
@@ -531,9 +531,9 @@ func TestReplayChangesNothing(t *testing.T) {
 	late := newContent("late")
 	task = newTask(storefront, late.cid, "")
 	w.accepted(w.invoke(task, w.claim(late.cid, "https://nowhere.example")))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	fetched = len(w.fetcher.fetched)
-	w.replay()
+	w.Replay()
 	if len(w.fetcher.fetched) != fetched {
 		t.Errorf("fetched %d times more after a failure", len(w.fetcher.fetched)-fetched)
 	}
@@ -541,7 +541,7 @@ func TestReplayChangesNothing(t *testing.T) {
 	// Nor does it while the next attempt is under way.
 	w.notFound(w.invoke(task))
 	w.accepted(w.invoke(task))
-	w.replay()
+	w.Replay()
 	if len(w.fetcher.fetched) != fetched {
 		t.Errorf("fetched %d times more by messages of an earlier attempt", len(w.fetcher.fetched)-fetched)
 	}

@@ -163,30 +163,23 @@ func (f *fakeStorefront) Receipt(context.Context, cid.Cid) (*capabilities.Messag
 
 // world is a provider with everything around it, stepped by hand.
 type world struct {
-	*testing.T
-	clock   *storetest.FakeClock
-	engine  *memory.Engine
-	driver  store.Driver
+	storetest.Stage
 	fetcher *fakeFetcher
 	front   *fakeStorefront
 	deps    compute.Deps
 	service *compute.Service
-	handled []store.Delivery
 }
 
 func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	t.Helper()
-	w := &world{T: t, clock: storetest.NewClock(), fetcher: &fakeFetcher{pages: map[string]page{}}}
-	w.engine = memory.New(memory.Options{Now: w.clock.Now})
-	w.driver = w.engine
-	if choose != nil {
-		w.driver = storetest.NewFaulty(w.engine, choose)
-	}
+	clock := storetest.NewClock()
+	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), fetcher: &fakeFetcher{pages: map[string]page{}}}
+	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.front = &fakeStorefront{T: t, receipts: map[cid.Cid]cid.Cid{}}
 	w.deps = compute.Deps{
-		Signer: self, Store: w.driver, Keys: keys{}, Fetcher: w.fetcher,
+		Signer: self, Store: w.Driver, Keys: keys{}, Fetcher: w.fetcher,
 		Conn:   func(did string) (capabilities.Conn, bool) { return w.front, did == storefront.DID().String() },
-		Timing: compute.Timing{Retry: 10 * time.Second, Stuck: 2 * time.Hour}, Now: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+		Timing: compute.Timing{Retry: 10 * time.Second, Stuck: 2 * time.Hour}, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 	}
 	s, err := compute.New(w.deps)
 	if err != nil {
@@ -215,7 +208,7 @@ func newTask(by capabilities.Signer, c cid.Cid, nonce string) capabilities.Task 
 // claim is a location claim by the storefront, valid for an hour.
 func (w *world) claim(c cid.Cid, urls ...string) capabilities.Block {
 	return w.sign(storefront, storefront.DID().String(), &assert.Location{Content: assert.Content{Link: c}, Location: urls},
-		capabilities.Terms{Expiration: w.clock.Now().Add(time.Hour)})
+		capabilities.Terms{Expiration: w.Clock.Now().Add(time.Hour)})
 }
 
 func (w *world) sign(by capabilities.Signer, with string, l *assert.Location, terms capabilities.Terms) capabilities.Block {
@@ -292,78 +285,6 @@ func (w *world) receipt(task cid.Cid) *capabilities.Receipt {
 		w.Fatal(err)
 	}
 	return m.Receipt(task)
-}
-
-// run handles messages for some time, moving the clock from one to the next.
-func (w *world) run(d time.Duration) {
-	w.Helper()
-	end := w.clock.Now().Add(d)
-	for {
-		for w.step() {
-		}
-		next, ok := w.engine.NextEvent()
-		if !ok || next.After(end) {
-			w.clock.Advance(end.Sub(w.clock.Now()))
-			return
-		}
-		w.clock.Advance(next.Sub(w.clock.Now()))
-	}
-}
-
-// step handles one message of each queue and reports whether there was any.
-func (w *world) step() (worked bool) {
-	w.Helper()
-	handlers := w.service.Handlers()
-	for _, queue := range w.engine.Receivable() {
-		c, err := store.NewConsumer(store.ConsumerOptions{
-			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
-			Handle: func(ctx context.Context, d store.Delivery) error {
-				w.handled = append(w.handled, d)
-				return handlers[queue](ctx, d)
-			},
-		})
-		if err != nil {
-			w.Fatal(err)
-		}
-		did, err := c.Step(w.Context())
-		if err != nil && !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
-		worked = worked || did || err != nil
-	}
-	return worked
-}
-
-// replay delivers every message of the past once more, the latest first.
-func (w *world) replay() {
-	w.Helper()
-	handlers := w.service.Handlers()
-	past := w.handled
-	for i := len(past) - 1; i >= 0; i-- {
-		if err := handlers[past[i].Queue](w.Context(), past[i]); err != nil {
-			w.Fatal(err)
-		}
-	}
-}
-
-// rows returns all rows that match, by key.
-func (w *world) rows(match func(store.Key) bool) map[string]string {
-	w.Helper()
-	rows := map[string]string{}
-	for cursor := ""; ; {
-		page, err := w.engine.Walk(w.Context(), cursor, 0)
-		if err != nil {
-			w.Fatal(err)
-		}
-		for _, r := range page.Rows {
-			if match(r.Key) {
-				rows[r.Key.String()] = string(r.Value)
-			}
-		}
-		if cursor = page.Next; cursor == "" {
-			return rows
-		}
-	}
 }
 
 func all(store.Key) bool { return true }

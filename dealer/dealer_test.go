@@ -37,12 +37,12 @@ func TestPathOfAnAggregate(t *testing.T) {
 		t.Errorf("accepted at once: %+v", got)
 	}
 
-	w.run(time.Second)
+	w.Run(time.Second)
 	if got := w.state(agg); got.State != string(dealer.Published) || got.Reason != "no provider has published a deal yet" {
 		t.Errorf("after publishing: %+v", got)
 	}
 	for _, b := range w.brokers {
-		wantOffer := dealer.Offer{Aggregate: agg, Pieces: pieces, Collection: aggregator.DID().String(), OfferedAt: w.clock.Now().Add(-time.Second)}
+		wantOffer := dealer.Offer{Aggregate: agg, Pieces: pieces, Collection: aggregator.DID().String(), OfferedAt: w.Clock.Now().Add(-time.Second)}
 		if diff := cmp.Diff(wantOffer, b.offers[agg], cmp.Comparer(func(a, b piece.Link) bool { return a == b })); diff != "" {
 			t.Errorf("offer at broker %s (-want +got):\n%s", b.name, diff)
 		}
@@ -53,12 +53,12 @@ func TestPathOfAnAggregate(t *testing.T) {
 	}
 
 	w.tracker.deals = deal.Deals{7: {Provider: "f01", Status: deal.StatusPublished}}
-	w.run(2 * time.Minute)
-	if got := w.state(agg); got.Reason != "0 of 1 providers with an active deal; deals: 1 published" || !got.Next.After(w.clock.Now()) {
+	w.Run(2 * time.Minute)
+	if got := w.state(agg); got.Reason != "0 of 1 providers with an active deal; deals: 1 published" || !got.Next.After(w.Clock.Now()) {
 		t.Errorf("while a deal is published: %+v", got)
 	}
 	w.tracker.deals = active(9, 7)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if diff := cmp.Diff(&aggregatecap.AcceptOK{Aggregate: agg, DealMetadata: capabilities.DealMetadata{DealID: 7}}, w.accepted(accept),
 		cmp.Comparer(func(a, b piece.Link) bool { return a == b })); diff != "" {
 		t.Fatalf("accepted (-want +got):\n%s", diff)
@@ -71,8 +71,8 @@ func TestPathOfAnAggregate(t *testing.T) {
 	if err != nil || !front.receipts[accept].Equals(invoked.Link()) {
 		t.Errorf("the aggregator was sent %s, aggregate/accept gives %v, %v", front.receipts[accept], invoked, err)
 	}
-	if len(front.messages) != 1 || len(w.engine.Waiting()) != 0 {
-		t.Errorf("%d messages to the aggregator, still waiting: %v", len(front.messages), w.engine.Waiting())
+	if len(front.messages) != 1 || len(w.Engine.Waiting()) != 0 {
+		t.Errorf("%d messages to the aggregator, still waiting: %v", len(front.messages), w.Engine.Waiting())
 	}
 }
 
@@ -86,7 +86,7 @@ func TestOfferRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.tracker.deals = active(7)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	// The operator has changed his mind; what was acknowledged stays acknowledged.
 	w.deps.DealSizes = []uint64{4 * mib}
 	if w.service, err = dealer.New(w.deps); err != nil {
@@ -96,7 +96,7 @@ func TestOfferRepeated(t *testing.T) {
 	if err != nil || !again.Link().Equals(first.Link()) || !again.Join.Equals(accept) {
 		t.Errorf("repeated: %v, %v", again, err)
 	}
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if w.brokers[0].asked != 1 || len(w.fronts[aggregator.DID().String()].messages) != 1 {
 		t.Errorf("the broker was asked %d times, the aggregator told %d times", w.brokers[0].asked, len(w.fronts[aggregator.DID().String()].messages))
 	}
@@ -187,11 +187,11 @@ func TestRefusals(t *testing.T) {
 				}
 			}
 			if !tt.mismatch {
-				if rows := w.rows(func(store.Key) bool { return true }); len(rows) != 0 {
+				if rows := w.Rows(func(store.Key) bool { return true }); len(rows) != 0 {
 					t.Errorf("a refusal that is not final has left rows: %v", rows)
 				}
 			}
-			w.run(time.Hour)
+			w.Run(time.Hour)
 			if w.brokers[0].asked != 0 || w.tracker.asked != 0 {
 				t.Error("work was done for a refused offer")
 			}
@@ -219,7 +219,7 @@ func TestLongList(t *testing.T) {
 	}
 	_, accept := w.offer(aggregator, agg, pieces, "")
 	w.tracker.deals = active(7)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if got := w.accepted(accept); got == nil || got.DealID != 7 {
 		t.Errorf("accepted %+v", got)
 	}
@@ -243,7 +243,7 @@ func TestNonce(t *testing.T) {
 		t.Errorf("the effect of the nonced offer is %s, want %s", nonced, want.Link())
 	}
 	w.tracker.deals = active(7)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	front := w.fronts[aggregator.DID().String()]
 	if w.accepted(plain) == nil || w.accepted(nonced) == nil || len(front.receipts) != 2 {
 		t.Errorf("concluded: %v and %v; the aggregator has %d receipts", w.accepted(plain), w.accepted(nonced), len(front.receipts))
@@ -258,11 +258,11 @@ func TestSharedAggregate(t *testing.T) {
 		_, first := w.offer(aggregator, agg, pieces, "")
 		w.tracker.deals = active(7)
 		if late {
-			w.run(time.Hour)
+			w.Run(time.Hour)
 			w.tracker.deals = active(3, 7)
 		}
 		_, shared := w.offer(second, agg, pieces, "")
-		w.run(time.Hour)
+		w.Run(time.Hour)
 		if !first.Equals(shared) {
 			t.Fatalf("two tasks: %s and %s", first, shared)
 		}
@@ -290,7 +290,7 @@ func TestTwoListsOfOneAggregate(t *testing.T) {
 		t.Fatal("one task for two lists")
 	}
 	w.tracker.deals = active(7)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if w.accepted(one) == nil || w.accepted(two) == nil {
 		t.Errorf("accepted %v and %v", w.accepted(one), w.accepted(two))
 	}
@@ -301,24 +301,24 @@ func TestBrokersThatFail(t *testing.T) {
 	agg, pieces := aggregate(1)
 	w.brokers[0].err, w.brokers[1].err = errors.New("out of order"), errors.New("closed today")
 	w.offer(aggregator, agg, pieces, "")
-	began := w.clock.Now()
-	w.run(time.Hour)
+	began := w.Clock.Now()
+	w.Run(time.Hour)
 	got := w.state(agg)
-	if got.State != string(dealer.Offered) || !strings.Contains(got.Reason, "broker ") || !got.Next.After(w.clock.Now()) {
+	if got.State != string(dealer.Offered) || !strings.Contains(got.Reason, "broker ") || !got.Next.After(w.Clock.Now()) {
 		t.Errorf("while both fail: %+v", got)
 	}
 	if n := w.brokers[0].asked; n < 10 || n > 25 {
 		t.Errorf("a broker that fails was asked %d times in an hour", n)
 	}
 	w.brokers[0].err = nil
-	w.run(10 * time.Minute)
+	w.Run(10 * time.Minute)
 	got = w.state(agg)
 	if got.State != string(dealer.Published) || !strings.Contains(got.Reason, "broker two: closed today") || strings.Contains(got.Reason, "broker one") {
 		t.Errorf("with one of two: %+v", got)
 	}
 	w.brokers[1].err = nil
 	asked := w.brokers[0].asked
-	w.run(10 * time.Minute)
+	w.Run(10 * time.Minute)
 	if got := w.state(agg); got.Reason != "no provider has published a deal yet" {
 		t.Errorf("with both: %+v", got)
 	}
@@ -336,11 +336,11 @@ func TestDealWithoutBroker(t *testing.T) {
 	w.brokers[0].err, w.brokers[1].err = errors.New("out of order"), errors.New("out of order")
 	_, accept := w.offer(aggregator, agg, pieces, "")
 	w.tracker.deals = active(7)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if got := w.accepted(accept); got == nil || got.DealID != 7 {
 		t.Errorf("accepted %+v", got)
 	}
-	if waiting := w.engine.Waiting(); len(waiting) != 0 {
+	if waiting := w.Engine.Waiting(); len(waiting) != 0 {
 		t.Errorf("still trying: %v", waiting)
 	}
 }
@@ -349,32 +349,32 @@ func TestPolling(t *testing.T) {
 	w := newWorld(t, nil, func(d *dealer.Deps) { d.Timing.Poll = time.Minute; d.Replicas = 2 })
 	agg, pieces := aggregate(1)
 	_, accept := w.offer(aggregator, agg, pieces, "")
-	w.run(59 * time.Second)
+	w.Run(59 * time.Second)
 	if w.tracker.asked != 0 {
 		t.Error("asked before the first pause")
 	}
-	w.run(24 * time.Hour)
+	w.Run(24 * time.Hour)
 	if n := w.tracker.asked; n < 48 || n > 55 {
 		t.Errorf("asked %d times in a day, want about one in half an hour", n)
 	}
 	w.tracker.err = errors.New("connection refused")
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if got := w.state(agg); !strings.Contains(got.Reason, "deal tracker gives no answer") {
 		t.Errorf("without an answer: %+v", got)
 	}
 	w.tracker.err = nil
 	w.tracker.deals = active(5)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if got := w.state(agg); w.accepted(accept) != nil || got.Reason != "1 of 2 providers with an active deal; deals: 1 active" {
 		t.Errorf("with one replica of two: %+v", got)
 	}
 	w.tracker.deals = active(5, 6)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if got := w.accepted(accept); got == nil || got.DealID != 5 {
 		t.Errorf("with two replicas: %+v", got)
 	}
 	asked := w.tracker.asked
-	w.run(24 * time.Hour)
+	w.Run(24 * time.Hour)
 	if w.tracker.asked != asked {
 		t.Error("asked for an aggregate that is in a deal")
 	}
@@ -387,7 +387,7 @@ func TestTrackerIsVerified(t *testing.T) {
 	w.tracker.T = &testing.T{} // it is asked for somebody else, and need not complain here
 	_, accept := w.offer(aggregator, agg, pieces, "")
 	w.tracker.deals = active(7)
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if got := w.accepted(accept); got != nil {
 		t.Errorf("accepted %+v", got)
 	}
@@ -398,13 +398,13 @@ func TestTwoPollsAtOnce(t *testing.T) {
 	w := newWorld(t, nil, nil)
 	agg, pieces := aggregate(1)
 	_, accept := w.offer(aggregator, agg, pieces, "")
-	w.run(time.Second)
+	w.Run(time.Second)
 	other, err := dealer.New(w.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.clock.Advance(time.Hour)
-	polls, err := w.engine.Receive(t.Context(), "poll", 1, time.Second)
+	w.Clock.Advance(time.Hour)
+	polls, err := w.Engine.Receive(t.Context(), "poll", 1, time.Second)
 	if err != nil || len(polls) != 1 {
 		t.Fatalf("%d polls, %v", len(polls), err)
 	}
@@ -421,7 +421,7 @@ func TestTwoPollsAtOnce(t *testing.T) {
 	if got := w.accepted(accept); got == nil || got.DealID != 5 {
 		t.Errorf("accepted %+v, want the deal of the first to commit", got)
 	}
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if got := w.accepted(accept); got == nil || got.DealID != 5 {
 		t.Errorf("later: %+v", got)
 	}
@@ -434,12 +434,12 @@ func TestAggregatorThatIsAway(t *testing.T) {
 	agg, pieces := aggregate(1)
 	_, accept := w.offer(aggregator, agg, pieces, "")
 	w.tracker.deals = active(7)
-	w.run(6 * time.Hour)
+	w.Run(6 * time.Hour)
 	if w.accepted(accept) == nil {
 		t.Error("the receipt can be pulled while it cannot be pushed")
 	}
 	front.err = nil
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	if !front.receipts[accept].Defined() {
 		t.Error("the receipt was not pushed")
 	}
@@ -463,12 +463,12 @@ func (w *world) story() (accept cid.Cid) {
 	agg, pieces := aggregate(1)
 	w.brokers[1].err = errors.New("out of order")
 	_, accept = w.offer(aggregator, agg, pieces, "")
-	w.run(30 * time.Second)
+	w.Run(30 * time.Second)
 	w.offer(second, agg, pieces, "")
 	w.brokers[1].err = nil
-	w.run(10 * time.Minute)
+	w.Run(10 * time.Minute)
 	w.tracker.deals = active(7)
-	w.run(2 * time.Hour)
+	w.Run(2 * time.Hour)
 	w.tracker.deals = active(3, 7)
 	return accept
 }
@@ -490,12 +490,12 @@ func (w *world) checkStory(accept cid.Cid) {
 		}
 	}
 	for prefix, want := range map[string]int{"aggregate/": 1, "offer/": 2, "by/": 2, "task/": 3, "delivery/": 0, "dead": 0} {
-		rows := w.rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, prefix) })
+		rows := w.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, prefix) })
 		if len(rows) != want {
 			w.Errorf("%d rows under %s, want %d", len(rows), prefix, want)
 		}
 	}
-	if waiting := w.engine.Waiting(); len(waiting) != 0 {
+	if waiting := w.Engine.Waiting(); len(waiting) != 0 {
 		w.Errorf("messages that are left: %v", waiting)
 	}
 }
@@ -504,12 +504,12 @@ func TestReplayChangesNothing(t *testing.T) {
 	w := newWorld(t, nil, nil)
 	accept := w.story()
 	w.checkStory(accept)
-	before := w.rows(func(store.Key) bool { return true })
+	before := w.Rows(func(store.Key) bool { return true })
 	asked := w.brokers[0].asked + w.brokers[1].asked
-	w.replay()
-	w.run(time.Hour)
+	w.Replay()
+	w.Run(time.Hour)
 	w.checkStory(accept)
-	if diff := cmp.Diff(before, w.rows(func(store.Key) bool { return true })); diff != "" {
+	if diff := cmp.Diff(before, w.Rows(func(store.Key) bool { return true })); diff != "" {
 		t.Errorf("rows changed:\n%s", diff)
 	}
 	if again := w.brokers[0].asked + w.brokers[1].asked; again != asked {
@@ -523,15 +523,15 @@ func TestReplayWhileWaiting(t *testing.T) {
 	agg, pieces := aggregate(1)
 	w.brokers[1].err = errors.New("out of order")
 	w.offer(aggregator, agg, pieces, "")
-	w.run(2 * time.Hour)
-	before := w.rows(func(store.Key) bool { return true })
-	waiting := w.engine.Waiting()
+	w.Run(2 * time.Hour)
+	before := w.Rows(func(store.Key) bool { return true })
+	waiting := w.Engine.Waiting()
 	one, two, asked := w.brokers[0].asked, w.brokers[1].asked, w.tracker.asked
-	w.replay()
-	if diff := cmp.Diff(before, w.rows(func(store.Key) bool { return true })); diff != "" {
+	w.Replay()
+	if diff := cmp.Diff(before, w.Rows(func(store.Key) bool { return true })); diff != "" {
 		t.Errorf("rows changed:\n%s", diff)
 	}
-	if diff := cmp.Diff(waiting, w.engine.Waiting()); diff != "" {
+	if diff := cmp.Diff(waiting, w.Engine.Waiting()); diff != "" {
 		t.Errorf("messages (-before +after):\n%s", diff)
 	}
 	if w.brokers[0].asked != one || w.brokers[1].asked != two || w.tracker.asked != asked {

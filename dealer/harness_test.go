@@ -196,40 +196,33 @@ func (b *fakeBroker) Publish(_ context.Context, o dealer.Offer) (string, error) 
 
 // world is a dealer with everything around it, stepped by hand.
 type world struct {
-	*testing.T
-	clock   *storetest.FakeClock
-	engine  *memory.Engine
-	driver  store.Driver
+	storetest.Stage
 	tracker *fakeTracker
 	fronts  map[string]*fakeAggregator // by DID
 	brokers []*fakeBroker
 	deps    dealer.Deps
 	service *dealer.Service
-	handled []store.Delivery
 }
 
 func newWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealer.Deps)) *world {
 	t.Helper()
-	w := &world{T: t, clock: storetest.NewClock(), fronts: map[string]*fakeAggregator{}}
-	w.tracker = &fakeTracker{T: t, clock: w.clock}
-	w.engine = memory.New(memory.Options{Now: w.clock.Now})
-	w.driver = w.engine
-	if choose != nil {
-		w.driver = storetest.NewFaulty(w.engine, choose)
-	}
+	clock := storetest.NewClock()
+	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), fronts: map[string]*fakeAggregator{}}
+	w.tracker = &fakeTracker{T: t, clock: w.Clock}
+	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	for _, s := range []capabilities.Signer{aggregator, second} {
 		w.fronts[s.DID().String()] = &fakeAggregator{T: t, signer: s, receipts: map[cid.Cid]cid.Cid{}}
 	}
 	w.brokers = []*fakeBroker{{name: "one", offers: map[piece.Link]dealer.Offer{}}, {name: "two", offers: map[piece.Link]dealer.Offer{}}}
 	w.deps = dealer.Deps{
-		Signer: self, Store: w.driver, Keys: keys{}, Tracker: capabilities.Peer{DID: tracker.DID(), Conn: w.tracker},
+		Signer: self, Store: w.Driver, Keys: keys{}, Tracker: capabilities.Peer{DID: tracker.DID(), Conn: w.tracker},
 		Aggregators: func(did string) bool { return w.fronts[did] != nil },
 		Conn: func(did string) (capabilities.Conn, bool) {
 			front, ok := w.fronts[did]
 			return front, ok
 		},
 		Brokers: []dealer.Broker{w.brokers[0], w.brokers[1]}, DealSizes: []uint64{mib, 128 * mib},
-		Now: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+		Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 	}
 	if adjust != nil {
 		adjust(&w.deps)
@@ -346,78 +339,6 @@ func (w *world) state(agg piece.Link) capabilities.AggregateStatus {
 		w.Fatalf("%d aggregates, want one", len(s.Aggregates))
 	}
 	return s.Aggregates[0]
-}
-
-// run handles messages for some time, moving the clock from one to the next.
-func (w *world) run(d time.Duration) {
-	w.Helper()
-	end := w.clock.Now().Add(d)
-	for {
-		for w.step() {
-		}
-		next, ok := w.engine.NextEvent()
-		if !ok || next.After(end) {
-			w.clock.Advance(end.Sub(w.clock.Now()))
-			return
-		}
-		w.clock.Advance(next.Sub(w.clock.Now()))
-	}
-}
-
-// step handles one message of each queue and reports whether there was any.
-func (w *world) step() (worked bool) {
-	w.Helper()
-	handlers := w.service.Handlers()
-	for _, queue := range w.engine.Receivable() {
-		c, err := store.NewConsumer(store.ConsumerOptions{
-			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
-			Handle: func(ctx context.Context, d store.Delivery) error {
-				w.handled = append(w.handled, d)
-				return handlers[queue](ctx, d)
-			},
-		})
-		if err != nil {
-			w.Fatal(err)
-		}
-		did, err := c.Step(w.Context())
-		if err != nil && !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
-		worked = worked || did || err != nil
-	}
-	return worked
-}
-
-// replay delivers every message of the past once more, the latest first.
-func (w *world) replay() {
-	w.Helper()
-	handlers := w.service.Handlers()
-	past := w.handled
-	for i := len(past) - 1; i >= 0; i-- {
-		if err := handlers[past[i].Queue](w.Context(), past[i]); err != nil {
-			w.Fatal(err)
-		}
-	}
-}
-
-// rows returns all rows that match, by key.
-func (w *world) rows(match func(store.Key) bool) map[string]string {
-	w.Helper()
-	rows := map[string]string{}
-	for cursor := ""; ; {
-		page, err := w.engine.Walk(w.Context(), cursor, 0)
-		if err != nil {
-			w.Fatal(err)
-		}
-		for _, r := range page.Rows {
-			if match(r.Key) {
-				rows[r.Key.String()] = string(r.Value)
-			}
-		}
-		if cursor = page.Next; cursor == "" {
-			return rows
-		}
-	}
 }
 
 func active(ids ...uint64) deal.Deals {

@@ -25,11 +25,11 @@ func TestLifeOfADeal(t *testing.T) {
 			w := newWorld(t, func(d *dealtracker.Deps) { d.Confidence = confidence })
 			p := somePiece(1)
 			d := proposal(7, p)
-			w.run(poll)
+			w.Run(poll)
 			expect := func(epoch int64, want string) {
 				t.Helper()
 				w.chain.at(epoch)
-				w.run(poll + time.Second)
+				w.Run(poll + time.Second)
 				if got := w.status(p, 7); got != want {
 					t.Errorf("at epoch %d the deal is %q, want %q", epoch, got, want)
 				}
@@ -90,7 +90,7 @@ func TestEndsOfDeals(t *testing.T) {
 			w.chain.happens(1000, dealtracker.Published, proposal(7, p))
 			tt.tell(w.chain)
 			w.chain.at(tt.epoch)
-			w.run(10 * poll)
+			w.Run(10 * poll)
 			tt.want.Provider, tt.want.Source = "f01007", "fake"
 			if diff := cmp.Diff(deal.Deals{7: tt.want}, w.deals(p)); diff != "" {
 				t.Errorf("deals (-want +got):\n%s", diff)
@@ -108,7 +108,7 @@ func TestExpiryWaitsForWhatIsNotRead(t *testing.T) {
 	w.chain.at(4000)
 	var seen []string
 	for range 6 {
-		w.step()
+		w.Step()
 		seen = append(seen, w.status(p, 7))
 	}
 	if got := slices.Compact(seen); !slices.Equal(got, []string{"published", "active"}) {
@@ -141,19 +141,19 @@ func TestReorganisation(t *testing.T) {
 				w := newWorld(t, func(deps *dealtracker.Deps) { deps.Confidence = confidence })
 				w.chain.events = []dealtracker.Event{published, activated}
 				w.chain.at(1010)
-				w.run(20 * poll)
+				w.Run(20 * poll)
 				if w.status(p, 7) == "" {
 					t.Fatal("the deal was not seen")
 				}
 				// In between the chain says of everything that it was taken back.
 				w.chain.events = []dealtracker.Event{reverted(published), reverted(activated)}
-				w.run(2 * poll)
+				w.Run(2 * poll)
 				if got := w.status(p, 7); got != "" {
 					t.Errorf("after a revert the deal is %q", got)
 				}
 				w.chain.events = tt.after
 				w.chain.at(1200)
-				w.run(5 * poll)
+				w.Run(5 * poll)
 				if got := w.deals(p)[7]; got.Status != tt.status || got.Activation != tt.at {
 					t.Errorf("in the end the deal is %q, active from %d; want %q, %d", got.Status, got.Activation, tt.status, tt.at)
 				}
@@ -165,13 +165,13 @@ func TestReorganisation(t *testing.T) {
 		w := newWorld(t, nil)
 		w.chain.events = []dealtracker.Event{published}
 		w.chain.at(1010)
-		w.run(20 * poll)
+		w.Run(20 * poll)
 		foreign := proposal(7, other)
 		republished := event(1002, dealtracker.Published, foreign)
 		republished.ID = "another message"
 		w.chain.events = []dealtracker.Event{republished, event(1006, dealtracker.Activated, foreign)}
 		w.chain.at(1200)
-		w.run(5 * poll)
+		w.Run(5 * poll)
 		if got := w.status(p, 7); got != "" {
 			t.Errorf("the deal of the old piece is %q", got)
 		}
@@ -184,14 +184,14 @@ func TestReorganisation(t *testing.T) {
 func TestReading(t *testing.T) {
 	t.Run("begins at the backfill, in bounded steps, and then goes on", func(t *testing.T) {
 		w := newWorld(t, func(d *dealtracker.Deps) { d.Backfill = 250 })
-		w.run(time.Second)
+		w.Run(time.Second)
 		want := [][2]int64{{750, 849}, {850, 949}, {950, 980}, {981, 1000}}
 		if diff := cmp.Diff(want, w.chain.ranges); diff != "" {
 			t.Errorf("first ranges (-want +got):\n%s", diff)
 		}
 		w.chain.ranges = nil
 		w.chain.at(1015)
-		w.run(poll)
+		w.Run(poll)
 		want = [][2]int64{{981, 995}, {996, 1015}} // what became final, and from there, as all of it may have changed
 		if diff := cmp.Diff(want, w.chain.ranges); diff != "" {
 			t.Errorf("next ranges (-want +got):\n%s", diff)
@@ -199,69 +199,69 @@ func TestReading(t *testing.T) {
 	})
 	t.Run("looks again at the newest epochs only", func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.run(time.Second)
+		w.Run(time.Second)
 		w.chain.head = dealtracker.Head{Epoch: 1500, Finalized: 980}
-		w.run(poll)
+		w.Run(poll)
 		w.chain.ranges = nil
 		w.chain.head.Epoch = 1502
-		w.run(poll)
+		w.Run(poll)
 		if diff := cmp.Diff([][2]int64{{1491, 1502}}, w.chain.ranges); diff != "" {
 			t.Errorf("ranges (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("a restart reads the overlap again, many restarts no more than that", func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.run(time.Second)
+		w.Run(time.Second)
 		for range 5 {
 			w.restart()
 		}
 		w.chain.ranges = nil
-		w.run(time.Second)
+		w.Run(time.Second)
 		if diff := cmp.Diff([][2]int64{{931, 980}, {981, 1000}}, w.chain.ranges); diff != "" {
 			t.Errorf("ranges after restarts (-want +got):\n%s", diff)
 		}
 	})
 	t.Run("starting twice does nothing", func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.run(time.Second)
-		before := w.rows(func(store.Key) bool { return true })
+		w.Run(time.Second)
+		before := w.Rows(func(store.Key) bool { return true })
 		if err := w.service.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(before, w.rows(func(store.Key) bool { return true })); diff != "" {
+		if diff := cmp.Diff(before, w.Rows(func(store.Key) bool { return true })); diff != "" {
 			t.Errorf("rows changed:\n%s", diff)
 		}
 	})
 	t.Run("what was left out before is found by the overlap", func(t *testing.T) {
 		w := newWorld(t, nil)
 		p := somePiece(1)
-		w.run(time.Second)
+		w.Run(time.Second)
 		w.chain.happens(940, dealtracker.Published, proposal(7, p))
 		w.chain.happens(950, dealtracker.Activated, proposal(7, p))
-		w.run(3 * poll)
+		w.Run(3 * poll)
 		if got := w.status(p, 7); got != "" {
 			t.Fatalf("the deal is %q before the restart", got)
 		}
 		w.restart()
-		w.run(time.Second)
+		w.Run(time.Second)
 		if got := w.status(p, 7); got != deal.StatusActive {
 			t.Errorf("the deal is %q after the restart", got)
 		}
 	})
 	t.Run("a chain that is shorter than before is refused", func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.run(time.Second)
+		w.Run(time.Second)
 		w.chain.ranges = nil
 		w.chain.at(300)
-		w.run(3 * poll)
+		w.Run(3 * poll)
 		if len(w.chain.ranges) != 0 {
 			t.Errorf("read %v", w.chain.ranges)
 		}
 	})
 	t.Run("an event of another epoch is refused with its range", func(t *testing.T) {
 		w := newWorld(t, func(d *dealtracker.Deps) { d.Source = &liar{d.Source.(*fakeChain)} })
-		w.run(3 * poll)
-		if rows := w.rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, "history/") }); len(rows) != 0 {
+		w.Run(3 * poll)
+		if rows := w.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, "history/") }); len(rows) != 0 {
 			t.Errorf("kept %v", rows)
 		}
 	})
@@ -291,7 +291,7 @@ func TestFailuresOfTheSource(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, nil)
-			w.run(time.Second)
+			w.Run(time.Second)
 			p := somePiece(1)
 			w.chain.happens(1001, dealtracker.Published, proposal(7, p))
 			w.chain.happens(1010, dealtracker.Activated, proposal(7, p))
@@ -300,7 +300,7 @@ func TestFailuresOfTheSource(t *testing.T) {
 			w.deps.Source = &counted{w.chain, &heads}
 			w.restart()
 			w.chain.err = tt.err
-			w.run(time.Hour)
+			w.Run(time.Hour)
 			if heads < tt.least || heads > tt.most {
 				t.Errorf("asked %d times in an hour, want %d to %d", heads, tt.least, tt.most)
 			}
@@ -308,7 +308,7 @@ func TestFailuresOfTheSource(t *testing.T) {
 				t.Errorf("the cursor moved over what was not read: %v", got)
 			}
 			w.chain.err = nil
-			w.run(30 * time.Minute)
+			w.Run(30 * time.Minute)
 			if got := w.status(p, 7); got != deal.StatusActive {
 				t.Errorf("after the failures the deal is %q", got)
 			}
@@ -333,11 +333,11 @@ func TestWatch(t *testing.T) {
 	w.chain.happens(900, dealtracker.Published, proposal(8, foreign))
 	w.chain.happens(910, dealtracker.Terminated, dealtracker.Proposal{ID: 7})
 	w.chain.happens(910, dealtracker.Terminated, dealtracker.Proposal{ID: 8})
-	w.run(time.Second)
+	w.Run(time.Second)
 	if got := w.status(mine, 7); got != deal.StatusTerminated {
 		t.Errorf("the watched deal is %q", got)
 	}
-	rows := w.rows(func(k store.Key) bool { return strings.Contains(k.String(), "00000000000000000008") })
+	rows := w.Rows(func(k store.Key) bool { return strings.Contains(k.String(), "00000000000000000008") })
 	if len(rows) != 0 {
 		t.Errorf("rows of a deal that is not watched: %v", rows)
 	}
@@ -352,7 +352,7 @@ func TestPadding(t *testing.T) {
 	}
 	w := newWorld(t, nil)
 	w.chain.happens(900, dealtracker.Published, proposal(7, bare))
-	w.run(time.Second)
+	w.Run(time.Second)
 	if got := w.status(padded, 7); got != deal.StatusPublished {
 		t.Errorf("asked for with its payload size, the deal is %q", got)
 	}
@@ -363,7 +363,7 @@ func TestStatus(t *testing.T) {
 	p := somePiece(1)
 	w.chain.happens(900, dealtracker.Published, proposal(7, p))
 	w.chain.happens(901, dealtracker.Activated, proposal(7, p))
-	w.run(time.Second)
+	w.Run(time.Second)
 	got, err := w.service.Status(t.Context(), p.CID())
 	if err != nil {
 		t.Fatal(err)
@@ -385,15 +385,15 @@ func (w *world) story() {
 	a, b := proposal(7, somePiece(1)), proposal(8, somePiece(2))
 	w.chain.happens(950, dealtracker.Published, a)
 	w.chain.happens(960, dealtracker.Activated, a)
-	w.run(2 * poll)
+	w.Run(2 * poll)
 	w.chain.happens(1001, dealtracker.Published, b)
 	w.chain.happens(1002, dealtracker.Activated, b)
 	w.chain.at(1010)
-	w.run(4 * poll)
+	w.Run(4 * poll)
 	w.chain.events = w.chain.events[:len(w.chain.events)-1]
 	w.chain.happens(1050, dealtracker.Terminated, dealtracker.Proposal{ID: 7})
 	w.chain.at(1100)
-	w.run(6 * poll)
+	w.Run(6 * poll)
 }
 
 func (w *world) checkStory() {
@@ -412,9 +412,9 @@ func TestReplayChangesNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	w.story()
 	w.checkStory()
-	before := w.rows(func(store.Key) bool { return true })
-	w.replay()
-	if diff := cmp.Diff(before, w.rows(func(store.Key) bool { return true })); diff != "" {
+	before := w.Rows(func(store.Key) bool { return true })
+	w.Replay()
+	if diff := cmp.Diff(before, w.Rows(func(store.Key) bool { return true })); diff != "" {
 		t.Errorf("rows changed:\n%s", diff)
 	}
 }
@@ -422,7 +422,7 @@ func TestReplayChangesNothing(t *testing.T) {
 // TestTwoPollsAtOnce: two replicas handle one message at the same moment. One timer goes on, not two.
 func TestTwoPollsAtOnce(t *testing.T) {
 	w := newWorld(t, nil)
-	polls, err := w.engine.Receive(t.Context(), "poll", 1, time.Second)
+	polls, err := w.Engine.Receive(t.Context(), "poll", 1, time.Second)
 	if err != nil || len(polls) != 1 {
 		t.Fatalf("%d polls, %v", len(polls), err)
 	}
@@ -439,10 +439,10 @@ func TestTwoPollsAtOnce(t *testing.T) {
 	if err := s.Handlers()["poll"](t.Context(), polls[0]); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.engine.Ack(t.Context(), polls[0]); err != nil {
+	if err := w.Engine.Ack(t.Context(), polls[0]); err != nil {
 		t.Fatal(err)
 	}
-	if got := w.engine.Waiting()["poll"]; got != 1 {
+	if got := w.Engine.Waiting()["poll"]; got != 1 {
 		t.Errorf("%d polls are under way", got)
 	}
 }
@@ -461,13 +461,13 @@ func (h *hooked) Head(ctx context.Context) (dealtracker.Head, error) {
 func TestFaultsOfTheStore(t *testing.T) {
 	smooth := newWorld(t, nil)
 	smooth.story()
-	want := smooth.rows(isHistory)
+	want := smooth.Rows(isHistory)
 	faults := []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict, storetest.Duplicate}
 	storetest.Sweep(t, faults, func(t *testing.T, choose storetest.Chooser) {
 		w := newFaultyWorld(t, choose, nil)
 		w.story()
 		w.checkStory()
-		if diff := cmp.Diff(want, w.rows(isHistory)); diff != "" {
+		if diff := cmp.Diff(want, w.Rows(isHistory)); diff != "" {
 			t.Errorf("histories differ from those without faults:\n%s", diff)
 		}
 	})

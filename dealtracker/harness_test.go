@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/deal"
@@ -74,15 +73,10 @@ func proposal(id uint64, p piece.Link) dealtracker.Proposal {
 
 // world is a tracker with everything around it, stepped by hand.
 type world struct {
-	*testing.T
-	clock   *storetest.FakeClock
-	engine  *memory.Engine
-	driver  store.Driver
+	storetest.Stage
 	chain   *fakeChain
 	deps    dealtracker.Deps
 	service *dealtracker.Service
-	// handled are all deliveries so far, for replay.
-	handled []store.Delivery
 }
 
 func newWorld(t *testing.T, adjust func(*dealtracker.Deps)) *world {
@@ -91,15 +85,12 @@ func newWorld(t *testing.T, adjust func(*dealtracker.Deps)) *world {
 
 func newFaultyWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealtracker.Deps)) *world {
 	t.Helper()
-	w := &world{T: t, clock: storetest.NewClock(), chain: &fakeChain{}}
+	clock := storetest.NewClock()
+	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), chain: &fakeChain{}}
 	w.chain.at(1000)
-	w.engine = memory.New(memory.Options{Now: w.clock.Now})
-	w.driver = w.engine
-	if choose != nil {
-		w.driver = storetest.NewFaulty(w.engine, choose)
-	}
-	w.deps = dealtracker.Deps{Signer: signer(1), Store: w.driver, Source: w.chain, Backfill: 1000, Step: 100, Overlap: 50, Parallel: 1,
-		Now: w.clock.Now, Log: slog.New(slog.DiscardHandler)}
+	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
+	w.deps = dealtracker.Deps{Signer: signer(1), Store: w.Driver, Source: w.chain, Backfill: 1000, Step: 100, Overlap: 50, Parallel: 1,
+		Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler)}
 	if adjust != nil {
 		adjust(&w.deps)
 	}
@@ -147,58 +138,6 @@ func (w *world) untilDone(do func() error) {
 	w.Fatal("failed five times")
 }
 
-// run handles messages for some time, moving the clock from one to the next.
-func (w *world) run(d time.Duration) {
-	w.Helper()
-	end := w.clock.Now().Add(d)
-	for {
-		for w.step() {
-		}
-		next, ok := w.engine.NextEvent()
-		if !ok || next.After(end) {
-			w.clock.Advance(end.Sub(w.clock.Now()))
-			return
-		}
-		w.clock.Advance(next.Sub(w.clock.Now()))
-	}
-}
-
-// step handles one message of each queue and reports whether there was any.
-func (w *world) step() (worked bool) {
-	w.Helper()
-	handlers := w.service.Handlers()
-	for _, queue := range w.engine.Receivable() {
-		c, err := store.NewConsumer(store.ConsumerOptions{
-			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
-			Handle: func(ctx context.Context, d store.Delivery) error {
-				w.handled = append(w.handled, d)
-				return handlers[queue](ctx, d)
-			},
-		})
-		if err != nil {
-			w.Fatal(err)
-		}
-		did, err := c.Step(w.Context())
-		if err != nil && !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
-		worked = worked || did || err != nil
-	}
-	return worked
-}
-
-// replay delivers every message of the past once more, the latest first.
-func (w *world) replay() {
-	w.Helper()
-	handlers := w.service.Handlers()
-	past := w.handled
-	for i := len(past) - 1; i >= 0; i-- {
-		if err := handlers[past[i].Queue](w.Context(), past[i]); err != nil {
-			w.Fatal(err)
-		}
-	}
-}
-
 // deals asks the tracker, as a stranger.
 func (w *world) deals(p piece.Link) deal.Deals {
 	w.Helper()
@@ -227,24 +166,4 @@ func (w *world) deals(p piece.Link) deal.Deals {
 func (w *world) status(p piece.Link, id uint64) string {
 	w.Helper()
 	return w.deals(p)[id].Status
-}
-
-// rows returns the rows whose partition begins with one of the prefixes, by key.
-func (w *world) rows(match func(store.Key) bool) map[string]string {
-	w.Helper()
-	rows := map[string]string{}
-	for cursor := ""; ; {
-		page, err := w.engine.Walk(w.Context(), cursor, 0)
-		if err != nil {
-			w.Fatal(err)
-		}
-		for _, r := range page.Rows {
-			if match(r.Key) {
-				rows[r.Key.String()] = string(r.Value)
-			}
-		}
-		if cursor = page.Next; cursor == "" {
-			return rows
-		}
-	}
 }

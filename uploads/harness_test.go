@@ -76,34 +76,27 @@ func newBlob(text string) blob.Blob {
 
 // world is the service with what is around it, stepped by hand.
 type world struct {
-	*testing.T
-	clock   *storetest.FakeClock
-	engine  *memory.Engine
-	driver  store.Driver
+	storetest.Stage
 	bucket  *fakeBucket
 	deps    uploads.Deps
 	service *uploads.Service
 	ledger  *tasks.Ledger
-	handled []store.Delivery
 }
 
 func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	t.Helper()
-	w := &world{T: t, clock: storetest.NewClock(), bucket: &fakeBucket{blobs: map[string]uint64{}, at: "https://custody.example/content/"}}
-	w.engine = memory.New(memory.Options{Now: w.clock.Now})
-	w.driver = w.engine
-	if choose != nil {
-		w.driver = storetest.NewFaulty(w.engine, choose)
-	}
+	clock := storetest.NewClock()
+	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), bucket: &fakeBucket{blobs: map[string]uint64{}, at: "https://custody.example/content/"}}
+	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.deps = uploads.Deps{
-		Signer: self, Store: w.driver, Keys: keys{}, Bucket: w.bucket, Now: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+		Signer: self, Store: w.Driver, Keys: keys{}, Bucket: w.bucket, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 		Policy: uploads.Policy{MaxSize: 1000, MayUpload: func(space string) bool { return space != stranger.DID().String() }},
 	}
 	s, err := uploads.New(w.deps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.service, w.ledger = s, tasks.New(w.driver, keys{}, w.clock.Now, w.deps.Log)
+	w.service, w.ledger = s, tasks.New(w.Driver, keys{}, w.Clock.Now, w.deps.Log)
 	return w
 }
 
@@ -258,7 +251,7 @@ func (a *added) provider() capabilities.Signer {
 // accepted returns the receipt of blob/accept with the claim, nil if it is not concluded.
 func (a *added) accepted() (*capabilities.Receipt, *assert.Location) {
 	a.w.Helper()
-	rec, err := tasks.New(a.w.engine, keys{}, a.w.clock.Now, a.w.deps.Log).Get(a.w.Context(), a.accept.Link())
+	rec, err := tasks.New(a.w.Engine, keys{}, a.w.Clock.Now, a.w.deps.Log).Get(a.w.Context(), a.accept.Link())
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -294,7 +287,7 @@ func (a *added) accepted() (*capabilities.Receipt, *assert.Location) {
 
 func (w *world) task(link cid.Cid) tasks.Record {
 	w.Helper()
-	rec, err := tasks.New(w.engine, keys{}, w.clock.Now, w.deps.Log).Get(w.Context(), link)
+	rec, err := tasks.New(w.Engine, keys{}, w.Clock.Now, w.deps.Log).Get(w.Context(), link)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -310,82 +303,10 @@ func decoded(w *world, rec tasks.Record) *capabilities.Message {
 	return m
 }
 
-// run handles messages for some time, moving the clock from one to the next.
-func (w *world) run(d time.Duration) {
-	w.Helper()
-	end := w.clock.Now().Add(d)
-	for {
-		for w.step() {
-		}
-		next, ok := w.engine.NextEvent()
-		if !ok || next.After(end) {
-			w.clock.Advance(end.Sub(w.clock.Now()))
-			return
-		}
-		w.clock.Advance(next.Sub(w.clock.Now()))
-	}
-}
-
-// step handles one message of each queue and reports whether there was any.
-func (w *world) step() (worked bool) {
-	w.Helper()
-	handlers := w.service.Handlers()
-	for _, queue := range w.engine.Receivable() {
-		if handlers[queue] == nil {
-			w.Fatalf("nobody handles queue %s", queue)
-		}
-		c, err := store.NewConsumer(store.ConsumerOptions{
-			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
-			Handle: func(ctx context.Context, d store.Delivery) error {
-				w.handled = append(w.handled, d)
-				return handlers[queue](ctx, d)
-			},
-		})
-		if err != nil {
-			w.Fatal(err)
-		}
-		did, err := c.Step(w.Context())
-		if err != nil && !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
-		worked = worked || did || err != nil
-	}
-	return worked
-}
-
-// replay delivers every message of the past once more, the latest first.
-func (w *world) replay() {
-	w.Helper()
-	handlers, past := w.service.Handlers(), w.handled
-	for i := len(past) - 1; i >= 0; i-- {
-		err := handlers[past[i].Queue](w.Context(), past[i])
-		if errors.Is(err, storetest.ErrInjected) {
-			err = handlers[past[i].Queue](w.Context(), past[i])
-		}
-		if err != nil {
-			w.Fatal(err)
-		}
-	}
-}
-
 // rows returns all rows whose partition begins with prefix, by key.
 func (w *world) rows(prefix string) map[string]string {
 	w.Helper()
-	rows := map[string]string{}
-	for cursor := ""; ; {
-		page, err := w.engine.Walk(w.Context(), cursor, 0)
-		if err != nil {
-			w.Fatal(err)
-		}
-		for _, r := range page.Rows {
-			if strings.HasPrefix(r.Key.Partition, prefix) {
-				rows[r.Key.String()] = string(r.Value)
-			}
-		}
-		if cursor = page.Next; cursor == "" {
-			return rows
-		}
-	}
+	return w.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, prefix) })
 }
 
 // listed returns the blobs of the agent's own space, as it is told.

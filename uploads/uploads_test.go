@@ -32,7 +32,7 @@ func (w *world) story() *added {
 	if _, err := a.conclude(a.provider()); err != nil {
 		w.Fatal(err)
 	}
-	w.run(48 * time.Hour)
+	w.Run(48 * time.Hour)
 	return a
 }
 
@@ -51,8 +51,8 @@ func (w *world) checkStory(a *added) {
 		w.Errorf("%d blobs are in spaces, want 1", len(items))
 	}
 	rows := w.rows("")
-	w.replay()
-	w.run(time.Minute)
+	w.Replay()
+	w.Run(time.Minute)
 	again := w.add(a.blob, "story")
 	if !again.receipt.Link().Equals(a.receipt.Link()) {
 		w.Error("invoked again, it has another receipt")
@@ -60,7 +60,7 @@ func (w *world) checkStory(a *added) {
 	if _, err := again.conclude(a.provider()); err != nil {
 		w.Error(err)
 	}
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if diff := cmp.Diff(rows, w.rows("")); diff != "" {
 		w.Errorf("repeating all of it changes rows: %s", diff)
 	}
@@ -86,7 +86,7 @@ func TestFaultsOfTheStore(t *testing.T) {
 			b := newBlob("some bytes")
 			w.bucket.blobs[string(b.Digest)] = b.Size
 			a := w.add(b, "there")
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			w.checkThere(a)
 		})
 	})
@@ -94,7 +94,7 @@ func TestFaultsOfTheStore(t *testing.T) {
 		storetest.Sweep(t, faults, func(t *testing.T, choose storetest.Chooser) {
 			w := newWorld(t, choose)
 			a := w.add(newBlob("some bytes"), "never")
-			w.run(26 * time.Hour)
+			w.Run(26 * time.Hour)
 			w.checkFailed(a)
 		})
 	})
@@ -107,11 +107,11 @@ func TestFaultsOfTheStore(t *testing.T) {
 			if ok.Size != a.blob.Size {
 				t.Errorf("%d bytes were removed, want %d", ok.Size, a.blob.Size)
 			}
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			if got := w.listed("once"); len(got) != 0 {
 				t.Errorf("the space still lists %v", got)
 			}
-			w.replay()
+			w.Replay()
 			if got := w.listed("again"); len(got) != 0 {
 				t.Errorf("messages of the past bring back %v", got)
 			}
@@ -150,7 +150,7 @@ func TestThereAlready(t *testing.T) {
 	first := w.story()
 	w.bucket.at = "https://elsewhere.example/"
 	second := w.add(first.blob, "second")
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	w.checkThere(second)
 	_, was := first.accepted()
 	_, is := second.accepted()
@@ -173,12 +173,12 @@ func (w *world) checkFailed(a *added) {
 	}
 	// It stands, but says nothing about another try.
 	w.bucket.blobs[string(a.blob.Digest)] = a.blob.Size
-	w.replay()
+	w.Replay()
 	if again, _ := a.accepted(); !again.Link().Equals(r.Link()) {
 		w.Error("blob/accept has another receipt")
 	}
 	other := w.add(a.blob, "once more")
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if _, claim := other.accepted(); claim == nil {
 		w.Error("the next try fails as well")
 	}
@@ -191,11 +191,11 @@ func TestNeverCame(t *testing.T) {
 	if _, err := a.conclude(a.provider()); err != nil {
 		t.Fatal(err)
 	}
-	w.run(uploads.DefaultWindow)
+	w.Run(uploads.DefaultWindow)
 	if r, _ := a.accepted(); r != nil {
 		t.Fatalf("concluded while its address was good: %v", r)
 	}
-	w.run(2 * time.Hour)
+	w.Run(2 * time.Hour)
 	w.checkFailed(a)
 }
 
@@ -204,7 +204,7 @@ func TestCameWithoutWord(t *testing.T) {
 	w := newWorld(t, nil)
 	a := w.add(newBlob("some bytes"), "")
 	w.bucket.blobs[string(a.blob.Digest)] = a.blob.Size
-	w.run(26 * time.Hour)
+	w.Run(26 * time.Hour)
 	if _, claim := a.accepted(); claim == nil {
 		t.Error("it is not accepted")
 	}
@@ -220,7 +220,7 @@ func TestSizeWasWrong(t *testing.T) {
 	if _, err := a.conclude(a.provider()); err != nil {
 		t.Fatal(err)
 	}
-	w.run(26 * time.Hour)
+	w.Run(26 * time.Hour)
 	if r, claim := a.accepted(); r == nil || claim != nil {
 		t.Errorf("blob/accept: %v, %v; want a failure", r, claim)
 	}
@@ -236,7 +236,7 @@ func TestConcludeIsNotBelievedOfOthers(t *testing.T) {
 			t.Errorf("believed %s: %v", by.DID(), r)
 		}
 	}
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if r, _ := a.accepted(); r != nil {
 		t.Error("concluded by somebody else")
 	}
@@ -258,12 +258,12 @@ func TestBucketAway(t *testing.T) {
 	if _, err := a.conclude(a.provider()); err != nil {
 		t.Errorf("ucan/conclude: %v", err)
 	}
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if r, _ := a.accepted(); r != nil {
 		t.Fatal("concluded")
 	}
 	w.bucket.err = nil
-	w.run(2 * time.Hour)
+	w.Run(2 * time.Hour)
 	if _, claim := a.accepted(); claim == nil {
 		t.Error("it is not accepted when the bucket is back")
 	}
@@ -312,7 +312,7 @@ func TestSpace(t *testing.T) {
 		w.add(b, "")
 		want[string(b.Digest)] = b
 	}
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	got := map[string]blob.Blob{}
 	for _, b := range w.listed("") {
 		got[string(b.Digest)] = b
@@ -327,14 +327,14 @@ func TestSpace(t *testing.T) {
 	if diff := cmp.Diff(one, item.Blob); diff != "" || !item.Cause.Equals(invoke(agent, &space.BlobAdd{Blob: one}, "").Link()) {
 		t.Errorf("get: %+v", item)
 	}
-	if at, err := time.Parse(time.RFC3339, item.InsertedAt); err != nil || at.After(w.clock.Now()) {
+	if at, err := time.Parse(time.RFC3339, item.InsertedAt); err != nil || at.After(w.Clock.Now()) {
 		t.Errorf("inserted at %q", item.InsertedAt)
 	}
 
 	var removed space.BlobRemoveOK
-	w.clock.Advance(time.Minute)
+	w.Clock.Advance(time.Minute)
 	w.ok(invoke(agent, &space.BlobRemove{Digest: one.Digest}, ""), &removed)
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	w.refused("BlobNotFound", invoke(agent, &space.BlobGet{Digest: one.Digest}, ""))
 	// Removed twice, it is gone once; and the same invocation has the same receipt.
 	w.ok(invoke(agent, &space.BlobRemove{Digest: one.Digest}, "again"), &removed)
@@ -347,8 +347,8 @@ func TestSpace(t *testing.T) {
 	}
 	// Added once more it is there, whatever comes of the past.
 	w.add(one, "once more")
-	w.run(time.Minute)
-	w.replay()
+	w.Run(time.Minute)
+	w.Replay()
 	if got := w.listed("then"); len(got) != len(want) {
 		t.Errorf("%d blobs, want %d", len(got), len(want))
 	}
