@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"log"
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -79,7 +81,11 @@ beating the earlier. docs/operations.md describes every one.`,
 			if os.Getenv("GOMEMLIMIT") == "" {
 				debug.SetMemoryLimit(memoryLimit)
 			}
-			n, err := build(cfg, a.logger(l))
+			logger := a.logger(l)
+			// What net/http says by itself, of servers that send what nobody asked for, concerns nobody but who debugs.
+			log.SetFlags(0)
+			log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelDebug).Writer())
+			n, err := build(cfg, logger)
 			if err != nil {
 				return err
 			}
