@@ -95,6 +95,7 @@ const (
 	requestTimeout = 10 * time.Second // of one attempt, to DynamoDB and SQS
 	headerTimeout  = 30 * time.Second // until S3 begins to answer
 	background     = time.Minute      // for what is done after a commit was answered
+	sendPatience   = 2 * time.Second  // of a commit, for its messages to be sent
 	sendParallel   = 4                // requests to one queue at a time
 	tidyParallel   = 64               // items being tidied at a time
 )
@@ -113,6 +114,8 @@ type Engine struct {
 	objects string // prefix of the keys of objects
 	// partSize is how many bytes of a blob go in one request.
 	partSize int64
+	// patience is how long a commit waits for its messages to be sent.
+	patience time.Duration
 
 	queues queues
 	leases leases
@@ -164,7 +167,7 @@ func open(ctx context.Context, where Location, o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		where: where, options: o, db: c.db, sqs: c.sqs, s3: c.s3,
-		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: where.Prefix + "/" + o.Role + "/", partSize: partSize,
+		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: where.Prefix + "/" + o.Role + "/", partSize: partSize, patience: sendPatience,
 		tidies: make(chan struct{}, tidyParallel),
 	}
 	e.queues.known = make(map[string]*queue)

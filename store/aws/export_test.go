@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 )
@@ -25,3 +26,6 @@ func (e *Engine) DrainDead(ctx context.Context) error { return e.drainDead(ctx) 
 
 // SetPartSize makes blobs of several parts smaller.
 func (e *Engine) SetPartSize(n int64) { e.partSize = n }
+
+// SetPatience is how long a commit waits for its messages to be sent.
+func (e *Engine) SetPatience(d time.Duration) { e.patience = d }

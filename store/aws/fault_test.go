@@ -317,6 +317,27 @@ func TestWriterGone(t *testing.T) {
 	}
 }
 
+// TestQueueDoesNotAnswer: the commit is durable and says so; its message comes when the queue does.
+func TestQueueDoesNotAnswer(t *testing.T) {
+	b := newBench(t, 1)
+	b.engine.SetPatience(10 * time.Millisecond)
+	hang := make(chan struct{})
+	b.d.failing(func(_ int, op string) fault {
+		if op == "SendMessageBatch" {
+			<-hang
+		}
+		return fine
+	})
+	b.commit(change("row", 0, message("q", "m")))
+	close(hang)
+	b.restart()
+	b.d.failing(nil)
+	b.wantItems("answered", "e k n p s v")
+	if got, _ := b.drain("q"); got["m"] != 1 {
+		t.Errorf("messages %v", got)
+	}
+}
+
 // TestTidyingLost: the message was sent, but the item was not told. It is sent again, under the same ID.
 func TestTidyingLost(t *testing.T) {
 	b := newBench(t, 1)

@@ -98,13 +98,12 @@ func shardOf(k store.Key) int {
 	return int(h.Sum32() % shards)
 }
 
-// sendNow sends what a commit has caused, as far as it is due soon, and what the relay could have taken from the item already; then, in the
-// background, takes from the item what was sent. Whatever fails is left to the relay.
+// sendNow sends what a commit has caused, as far as it is due soon, and what the relay could have taken from the item already, and then takes from the
+// item what was sent. It returns when all was tried to be sent, so that who looks for a message after the commit finds it, but not much later than a request
+// takes: the commit is durable, and a queue that does not answer is no reason to keep its caller. Whatever fails is left to the relay.
 func (e *Engine) sendNow(ctx context.Context, it item, own []envelope) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), background)
 	held, err := pending(it)
 	if err != nil {
-		cancel()
 		e.options.OnError(err)
 		return
 	}
@@ -113,21 +112,30 @@ func (e *Engine) sendNow(ctx context.Context, it item, own []envelope) {
 		mine[m.ID] = true
 	}
 	now := e.options.Now()
-	sent, left := e.send(ctx, held, func(m envelope) bool {
-		return m.soon(now) && (mine[m.ID] || m.Look <= millis(now))
-	})
+	tried := make(chan struct{})
 	e.calls.Add(1) // the caller is still counted
 	e.tidies <- struct{}{}
 	go func() {
 		defer func() {
 			<-e.tidies
-			cancel()
 			e.calls.Done()
 		}()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), background)
+		defer cancel()
+		sent, left := e.send(ctx, held, func(m envelope) bool {
+			return m.soon(now) && (mine[m.ID] || m.Look <= millis(now))
+		})
+		close(tried)
 		if err := e.tidy(ctx, it, sent, left); err != nil {
 			e.options.OnError(err)
 		}
 	}()
+	waiting, enough := context.WithTimeout(ctx, e.patience)
+	defer enough()
+	select {
+	case <-tried:
+	case <-waiting.Done():
+	}
 }
 
 // send sends the messages that are chosen and divides all of them into those that were sent and those that the item still has to hold.
