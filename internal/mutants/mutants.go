@@ -303,6 +303,35 @@ func engines() []mutant {
 	memory("stale lease", "who lost a lease can still acknowledge", without(m, " || strconv.Itoa(m.attempt) != d.Lease"))
 	memory("due times", "messages are delivered before they are due", edit{m, "due := m.Due\n", "due := now\n"})
 
+	aws := func(name, breaks, run string, edits ...edit) {
+		all = append(all, mutant{"aws/" + name, breaks, edits, "./store/aws", run})
+	}
+	const (
+		awsRows, awsBlobs, awsMessages = "store/aws/rows.go", "store/aws/blobs.go", "store/aws/messages.go"
+		awsOutbox, onDouble            = "store/aws/outbox.go", "^TestEngineOnDouble$"
+	)
+	aws("drops a message", "one of the messages of a commit is lost", onDouble,
+		edit{awsRows, "for _, m := range c.Messages {", "for _, m := range c.Messages[min(len(c.Messages), 1):] {"})
+	aws("no condition", "a commit overwrites what changed since it was read", onDouble,
+		edit{"store/aws/item.go", "at := u.equals(attrVersion, number(version))", "at := u.exists(attrPartition)"})
+	aws("loses a blob", "the blobs of a commit are lost", onDouble, edit{awsBlobs, "for _, b := range c.Blobs {", "for _, b := range c.Blobs[:0] {"})
+	aws("no lease", "a message is delivered to two at a time", onDouble, edit{awsMessages, "VisibilityTimeout: visibility,\n\t\tMessage", "VisibilityTimeout: min(visibility, 1),\n\t\tMessage"})
+	aws("stale lease", "who lost a lease can still acknowledge", "^TestLeaseEnds$", without(awsMessages, " || !now.Before(v.until)"))
+	aws("due times", "messages are delivered before they are due", onDouble,
+		edit{awsOutbox, "return max(0, seconds(v.Due.Sub(now)))", "return min(0, seconds(v.Due.Sub(now)))"})
+	aws("forgets what was not sent", "a message that SQS did not take is removed from its row", "^Test(WriterGone|PartialBatches)$",
+		without(awsOutbox, "\t\t\tleft = append(left, sending[i])\n\t\t\tcontinue\n"))
+	aws("forgets timers", "a message that is due later is not looked for again", "^TestTimers$",
+		edit{awsOutbox, "if len(left) == 0 {\n\t\tu.remove(attrShard)", "if len(left) >= 0 {\n\t\tu.remove(attrShard)"})
+	aws("does not know itself", "a commit whose answer was lost is reported as somebody else's", "^TestAnswerLost$",
+		edit{awsRows, "!bytes.Equal(bytesOf(it, attrToken), token)", "!bytes.Equal(nil, token)"})
+	aws("loses what was not processed", "blobs that DynamoDB left out of a batch are lost", "^TestPartialBatches$",
+		edit{awsBlobs, "if batch = left; len(batch) > 0 {", "if batch = nil; len(batch) > 0 {"})
+	aws("relays too early", "messages are taken from a writer that is sending them", "^TestWriterGone$",
+		edit{awsOutbox, "sendGrace = time.Minute", "sendGrace = time.Second"})
+	aws("keeps deleted rows", "what is left of a deleted row stays for ever", "^TestDeletedRowWithMessages$",
+		edit{awsOutbox, "if len(left) == 0 && numberOf(it, attrVersion) == 0 {", "if len(left) == 0 && numberOf(it, attrVersion) < 0 {"})
+
 	const w = "store/sqlite/writer.go"
 	sqlite := func(name, breaks, run string, edits ...edit) {
 		all = append(all, mutant{"sqlite/" + name, breaks, edits, "./store/sqlite", run})
