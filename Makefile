@@ -15,7 +15,7 @@ test: ## all tests that need Go alone
 	$(GO) test ./...
 
 test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
-	.ci/aws/with $(GO) test -count=1 -run '^(TestEngine|TestInitAndCheck)$$' ./store/aws
+	.ci/aws/with $(GO) test -count=1 -parallel 16 -run '^(TestEngine|TestInitAndCheck)$$' ./store/aws
 	W3FILECOIN_PIECES=12 .ci/aws/with $(GO) test -count=1 -run '^TestRolesApart$$' ./cmd/w3filecoin
 
 race: ## the same under the race detector

@@ -252,7 +252,12 @@ func (s *setup) createBucket(ctx context.Context) error {
 	if region := s.s3.Options().Region; region != "us-east-1" && region != "auto" {
 		in.CreateBucketConfiguration = &s3types.CreateBucketConfiguration{LocationConstraint: s3types.BucketLocationConstraint(region)}
 	}
-	if _, err := s.s3.CreateBucket(ctx, in); err != nil {
+	_, err = s.s3.CreateBucket(ctx, in)
+	var ours *s3types.BucketAlreadyOwnedByYou
+	switch {
+	case errors.As(err, &ours): // somebody created it at this moment
+		return nil
+	case err != nil:
 		return fault("creating bucket "+name, err)
 	}
 	s.told("bucket " + name)
