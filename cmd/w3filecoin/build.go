@@ -62,7 +62,9 @@ type node struct {
 	devnet   *simulated
 	admin    *adminServer // nil: none
 	metrics  *roles.Metrics
-	closers  []func() error
+	// following follows the events of buckets until its context ends; nil: nothing does.
+	following func(context.Context) error
+	closers   []func() error
 }
 
 // role is one role of a node: its server, its workers and where it listens.
@@ -344,7 +346,10 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 			Newcomers: limit(cfg.Limits.NewcomersCount, cfg.Limits.NewcomersSize),
 		}}
 	if len(cfg.Allow) > 0 && !cfg.Open {
-		policy.MayOffer = func(with string) bool { return slices.Contains(cfg.Allow, with) }
+		self := n.signers[storefrontRole].DID().String()
+		policy.MayOffer = func(with string) bool {
+			return slices.Contains(cfg.Allow, with) || with == self && cfg.Ingest.Queue != ""
+		}
 	}
 	kept, err := n.claims(policy, driver, log)
 	if err != nil {
@@ -376,6 +381,20 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve, "/key/": resolve, "/aggregate/": resolve,
 	}
 	joined, err := n.uploads(s, custody, kept, policy, driver, routes, log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	provider := arbiter.Peer // of a quorum; whoever is first else
+	if provider.Conn == nil && len(providers) > 0 {
+		provider = providers[0].Peer
+	}
+	following, err := n.ingester(custody, provider, driver, log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if following != nil {
+		joined, err = roles.Join(joined, following)
+	}
 	return joined, routes, map[string]int{storefront.ValidateQueue: asked, storefront.ImportQueue: cmp.Or(cfg.Imports, 4)}, err
 }
 
@@ -726,6 +745,9 @@ func (n *node) run(ctx context.Context) error {
 		}
 		serve(name, r.listener, r.handler)
 		start(name+" workers", func() error { return r.workers.Run(ctx) })
+	}
+	if n.following != nil {
+		start("following buckets", func() error { return n.following(ctx) })
 	}
 	if d := n.devnet; d != nil {
 		serve(devnetName, d.listener, d.chain.Handler())

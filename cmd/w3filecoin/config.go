@@ -119,6 +119,8 @@ type StorefrontConfig struct {
 	Directories []string `toml:"directories"`
 	// Buckets hold content too: S3-compatible ones, each with its own store and credentials.
 	Buckets []BucketConfig `toml:"buckets"`
+	// Ingest follows the events of buckets, and offers what is stored there.
+	Ingest IngestConfig `toml:"ingest"`
 	// Sources are addresses at which content may lie that is not in custody: "https://gateway.example/{raw}". It is copied from there.
 	Sources []string `toml:"sources"`
 	// AllowHosts are hosts of sources, and of places where content is claimed to be, in private networks.
@@ -338,6 +340,7 @@ func defaultConfig() Config {
 	c.Aggregator.Reputation = c.Storefront.Reputation
 	c.Storefront.Uploads = true
 	c.Storefront.Fetch = true
+	c.Storefront.Ingest.Compute = computeLocal
 	c.Storefront.UploadWindow = Duration(uploads.DefaultWindow)
 	c.DealTracker.Network = "mainnet"
 	c.DealTracker.Confidence = "finalized"
@@ -417,6 +420,9 @@ func readConfig(file string, environ []string) (Config, error) {
 		if b := &c.Storefront.Buckets[i]; b.AccessKey == "" && b.SecretKey == "" {
 			b.AccessKey, b.SecretKey, b.SessionToken = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"], environment["AWS_SESSION_TOKEN"]
 		}
+	}
+	if i := &c.Storefront.Ingest; i.AccessKey == "" && i.SecretKey == "" {
+		i.AccessKey, i.SecretKey, i.SessionToken = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"], environment["AWS_SESSION_TOKEN"]
 	}
 	return c, nil
 }
@@ -644,6 +650,7 @@ func (c *Config) validate() error {
 				bad("storefront.buckets: %s cannot be private and open by key", b.Bucket)
 			}
 		}
+		errs = append(errs, c.Storefront.Ingest.check(&c.Storefront)...)
 		for _, template := range c.Storefront.Sources {
 			if _, err := source.URLOrigin(template, nil); err != nil {
 				bad("storefront.sources: %v", err)

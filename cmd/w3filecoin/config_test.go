@@ -249,3 +249,38 @@ rpc = "http://127.0.0.1:1234"
 		}
 	}
 }
+
+// TestIngestSettings: credentials are the environment's if none are named, and what cannot work is said at once.
+func TestIngestSettings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(file, []byte(`
+[[storefront.buckets]]
+bucket = "one"
+region = "eu-central-1"
+[dealtracker]
+rpc = "http://127.0.0.1:1234"
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	queue := "W3FILECOIN_STOREFRONT_INGEST_QUEUE=https://sqs.eu-central-1.amazonaws.com/123456789012/events"
+	c, err := readConfig(file, []string{"AWS_ACCESS_KEY_ID=env", "AWS_SECRET_ACCESS_KEY=env secret", queue, "W3FILECOIN_STOREFRONT_INGEST_BUCKETS=one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.validate(); err != nil {
+		t.Fatal(err)
+	}
+	if i := c.Storefront.Ingest; i.AccessKey != "env" || i.SecretKey != "env secret" || i.Compute != computeLocal || len(i.Buckets) != 1 {
+		t.Errorf("ingest: %+v", i)
+	}
+	c.Storefront.Ingest = IngestConfig{Queue: "arn:aws:sqs:eu-central-1:123456789012:events", Compute: "cloud", Buckets: []string{"two"}, Parallel: -1}
+	err = c.validate()
+	if err == nil {
+		t.Fatal("settings that cannot work are accepted")
+	}
+	for _, want := range []string{"storefront.ingest.queue:", "storefront.ingest.compute:", "storefront.ingest.buckets: two is not", "storefront.ingest.parallel:"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %s\n%v", want, err)
+		}
+	}
+}

@@ -478,6 +478,10 @@ func edges() []mutant {
 			"if err == nil || errors.Is(err, ErrNoBlob) {"}}, "./uploads", "^TestNeverCame$"},
 		{"claims/revoked", "claims are shown after they were revoked", []edit{{"claims/claims.go", "if err != nil || revoked {", "if err != nil || revoked && false {"}},
 			"./claims", "^TestProofsTravel$"},
+		{"ingest/name", "an object is offered by the name in its key, whatever its bytes are", []edit{never("ingest/ingest.go", "string(named.Hash()) != string(hash)")}, "./ingest", "^TestIngestPoison$"},
+		{"ingest/early", "a message of events is done with although an offer failed", []edit{{"ingest/ingest.go", "failed = errors.Join(failed, err)\n\t\t\tcontinue", "continue"}}, "./ingest", "^TestIngestFaults$"},
+		{"ingest/custody", "objects are offered that the storefront cannot find", []edit{{"ingest/ingest.go", "return content, found.Piece, i.keep(ctx, b, e, o, content)", "return content, found.Piece, nil"}}, "./ingest", "^TestIngest(Poison)?$"},
+		{"backfill/torn", "what a crash left at the end of a backfill's state is taken for a line", []edit{never("cmd/w3filecoin/backfillstate.go", "_, err := dec.Token(); err != io.EOF")}, "./cmd/w3filecoin", "^TestBackfillStateTorn$"},
 		{"admin/token", "anybody on the machine may drop dead letters", []edit{never("cmd/w3filecoin/adminhttp.go", "subtle.ConstantTimeCompare(want[:], got[:]) != 1")}, "./cmd/w3filecoin", "^TestAdminIsClosed$"},
 	}
 }
