@@ -17,6 +17,7 @@ test: ## all tests that need Go alone
 test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
 	.ci/aws/with $(GO) test -count=1 -parallel 16 -run '^(TestEngine|TestInitAndCheck|TestServerQueue)$$' ./store/aws ./ingest/sqs
 	W3FILECOIN_PIECES=12 .ci/aws/with $(GO) test -count=1 -run '^TestRolesApart$$' ./cmd/w3filecoin
+	W3FILECOIN_VERSITYGW=$(VERSITYGW) .ci/aws/with $(GO) test -count=1 -run '^TestServerIngest$$' ./cmd/w3filecoin
 
 race: ## the same under the race detector
 	$(GO) test -race ./...
@@ -32,7 +33,7 @@ $(VERSITYGW):
 versitygw: $(VERSITYGW)
 
 test-s3: $(VERSITYGW) ## sources, custody, validation, resolver and provider with a real S3-compatible server, installed into run/bin
-	W3FILECOIN_VERSITYGW=$(VERSITYGW) $(GO) test -count=1 -timeout 5m -v -run '^(TestServer|TestServerObjects|TestServerIngest|TestBuckets)$$' ./source/s3 ./cmd/w3filecoin
+	W3FILECOIN_VERSITYGW=$(VERSITYGW) $(GO) test -count=1 -timeout 5m -v -run '^(TestServer|TestServerObjects|TestBuckets)$$' ./source/s3 ./cmd/w3filecoin
 
 interop: build ## with the published JavaScript packages, both ways; needs Node 20
 	cd interop && npm ci --ignore-scripts --no-progress && npm test

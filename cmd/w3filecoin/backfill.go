@@ -418,7 +418,11 @@ func (b *backfill) bring(ctx context.Context, c *candidate, h hashedContent, r *
 			return task, err
 		}
 	}
-	if err := b.persist(ctx, func() (err error) { task, err = b.offer(ctx, h.content, h.piece); return err }); err != nil {
+	claimed := ""
+	if !b.upload {
+		claimed = c.url // the storefront can bring it into its custody from there
+	}
+	if err := b.persist(ctx, func() (err error) { task, err = b.offer(ctx, h.content, h.piece, claimed); return err }); err != nil {
 		return task, err
 	}
 	r.Outcome, r.Task = outcomeOffered, task.String()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/internal/s3test"
 	"github.com/storacha/w3filecoin/piece"
@@ -331,5 +332,42 @@ secret_key = %q
 	}
 	if got := items[loose.cid.String()+",absent"]; got.Error == nil || got.Error.Name != nameNotThere {
 		t.Errorf("by a key that is not there: %+v", got)
+	}
+}
+
+// TestBackfillClaims: with --no-upload the addresses of a list go with the offers, and the storefront brings the content from there.
+func TestBackfillClaims(t *testing.T) {
+	r := rand.New(rand.NewPCG(seed(t), 0))
+	c := newContent(t, r, 20_000)
+	far := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(c.bytes) }))
+	defer far.Close()
+	n := newTogether(t, `allow_hosts = ["127.0.0.1"]`)
+	dir := t.TempDir()
+	key, listed := filepath.Join(dir, "agent.pem"), filepath.Join(dir, "list.csv")
+	if err := os.WriteFile(key, chaintest.Key("backfiller").PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(listed, fmt.Appendf(nil, "%s,%s/far\n", c.cid, far.URL), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs strings.Builder
+	if code := run(t.Context(), newApp(strings.NewReader(""), &out, &errs), []string{"backfill", listed, "--no-upload", "--url", n.front.url, "--key", key,
+		"--state", filepath.Join(dir, "state"), "--allow-host", "127.0.0.1"}); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, &errs)
+	}
+	o := &offerer{url: n.front.url, http: new(http.Client)}
+	eventually(t, "the content is brought from where it is, and validated", func(ctx context.Context) error {
+		var s capabilities.Status
+		if err := o.getJSON(ctx, "/status/"+c.cid.String(), &s); err != nil {
+			return err
+		}
+		if p := s.Pieces[0]; p.State == "submitted" {
+			return fmt.Errorf("it is %s, %s", p.State, p.Reason)
+		}
+		return nil
+	})
+	held, err := o.holds(t.Context(), c.cid)
+	if err != nil || !held {
+		t.Errorf("the storefront holds it: %t, %v", held, err)
 	}
 }

@@ -33,6 +33,8 @@ type candidate struct {
 	size    int64 // bytes; -1 if it is not known yet
 	// held: it was found in the custody of the storefront, and is not to be stored there.
 	held bool
+	// url is an address at which others can read it; empty if there is none.
+	url  string
 	open func(ctx context.Context) (io.ReadCloser, error)
 	// wrong says why it is none.
 	wrong *itemError
@@ -277,7 +279,7 @@ func (l list) row(ctx context.Context, n int, fields, names []string, err error)
 	}
 	where := fields[1]
 	if u, err := url.Parse(where); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
-		return candidate{name: content.String() + "," + itemName(where), content: content, size: -1,
+		return candidate{name: content.String() + "," + itemName(where), content: content, size: -1, url: where,
 			open: func(ctx context.Context) (io.ReadCloser, error) { return l.fetch(ctx, where) }}
 	}
 	return l.keyed(ctx, at, where, content)

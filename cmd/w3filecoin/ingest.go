@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -154,8 +155,14 @@ func (n *node) follow(ctx context.Context, following *ingest.Ingester, driver st
 	if err != nil {
 		return err
 	}
+	// A queue that is away stays so for a while: once a minute is enough to say it.
+	var mu sync.Mutex
+	var said time.Time
 	store.Pool{Step: consumer.Step, Workers: width, Idle: time.Second, Grace: 10 * time.Second, After: time.After, OnError: func(err error) {
-		if ctx.Err() == nil {
+		mu.Lock()
+		defer mu.Unlock()
+		if ctx.Err() == nil && time.Since(said) > time.Minute {
+			said = time.Now()
 			log.Error("following the events of buckets", "err", err)
 		}
 	}}.Run(ctx)

@@ -20,16 +20,27 @@ import (
 // and what can never be offered is a dead letter that the command line shows.
 func TestIngest(t *testing.T) {
 	for _, compute := range []string{computeLocal, computeProvider} {
-		t.Run(compute, func(t *testing.T) { testIngest(t, s3test.NewFake(t), compute) })
+		t.Run(compute, func(t *testing.T) {
+			queue := sqstest.New(t)
+			testIngest(t, s3test.NewFake(t), queue, ingestQueue{queue.URL, "", "us-east-1", "test", "test"}, compute)
+		})
 	}
 }
 
-// TestServerIngest is the same with a real S3-compatible server.
-func TestServerIngest(t *testing.T) { testIngest(t, s3test.Start(t), computeProvider) }
+// TestServerIngest is the same with servers of S3 and SQS. `make test-aws` has both.
+func TestServerIngest(t *testing.T) {
+	store, queue := s3test.Start(t), sqstest.Start(t)
+	testIngest(t, store, queue, ingestQueue{queue.URL, queue.Endpoint, queue.Region, queue.AccessKey, queue.SecretKey}, computeProvider)
+}
 
-func testIngest(t *testing.T, s3 *s3test.Store, compute string) {
+// ingestQueue is how the storefront is told of a queue.
+type ingestQueue struct{ url, endpoint, region, accessKey, secretKey string }
+
+func testIngest(t *testing.T, s3 *s3test.Store, queue interface {
+	Send(body string)
+	Len() int
+}, at ingestQueue, compute string) {
 	bucket := s3.CreateBucket(t)
-	queue := sqstest.New(t)
 	// The storefront itself need not be among those that may offer.
 	n := newTogether(t, `allow = ["did:key:z6Mkon3Necd6NkkyfoGoHxid2znGc59LU3K7mubaRcFbLfLX"]`, fmt.Sprintf(`
 [[storefront.buckets]]
@@ -42,12 +53,13 @@ secret_key = %q
 prefix = "in/"
 [storefront.ingest]
 queue = %q
-region = "us-east-1"
-access_key = "test"
-secret_key = "test"
+endpoint = %q
+region = %q
+access_key = %q
+secret_key = %q
 compute = %q
 copy = true
-`, bucket, s3.Endpoint, s3.Region, s3.AccessKey, s3.SecretKey, queue.URL, compute))
+`, bucket, s3.Endpoint, s3.Region, s3.AccessKey, s3.SecretKey, at.url, at.endpoint, at.region, at.accessKey, at.secretKey, compute))
 	r := rand.New(rand.NewPCG(seed(t), 0))
 	named, loose := newContent(t, r, 20_000), newContent(t, r, 30_000)
 	put := func(key string, c content) string {

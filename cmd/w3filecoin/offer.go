@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/assert"
 	"github.com/storacha/w3filecoin/capabilities/blob"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/piece"
@@ -230,7 +231,7 @@ func (o *offerer) offerFile(ctx context.Context, file string) (offered, error) {
 	if err != nil {
 		return of, fmt.Errorf("storing %s: %w", file, err)
 	}
-	of.Task, err = o.offer(ctx, of.Content, of.Piece)
+	of.Task, err = o.offer(ctx, of.Content, of.Piece, "")
 	if err != nil {
 		return of, fmt.Errorf("offering %s: %w", file, err)
 	}
@@ -283,9 +284,19 @@ func (o *offerer) putBlob(ctx context.Context, content cid.Cid, size int64, open
 	return site.Sent, err
 }
 
-func (o *offerer) offer(ctx context.Context, content cid.Cid, p piece.Link) (cid.Cid, error) {
+// offer offers a pair. at, if it is not empty, is where the content is: that goes with the offer as a claim of the agent's.
+func (o *offerer) offer(ctx context.Context, content cid.Cid, p piece.Link, at string) (cid.Cid, error) {
+	var attached []capabilities.Block
+	if at != "" {
+		claim, err := capabilities.Invoke(o.agent, o.storefront, o.agent.DID().String(),
+			&assert.Location{Content: assert.Content{Link: content}, Location: []string{at}}, capabilities.Terms{})
+		if err != nil {
+			return cid.Undef, err
+		}
+		attached = append(attached, claim.Block())
+	}
 	task, _, err := client.Offer(ctx, o.conn, o.agent, o.storefront, o.with, filecoin.Offer{Content: content, Piece: p},
-		capabilities.Terms{Proofs: o.proofs}, o.keys)
+		capabilities.Terms{Proofs: o.proofs}, o.keys, attached...)
 	if err != nil {
 		return cid.Undef, err
 	}

@@ -4,14 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/storacha/w3filecoin/ingest/sqs"
 	"github.com/storacha/w3filecoin/internal/sqstest"
@@ -38,35 +33,12 @@ func TestQueue(t *testing.T) {
 
 // TestServerQueue is the same with a server; `make test-aws` has one.
 func TestServerQueue(t *testing.T) {
-	where, err := url.Parse(os.Getenv("W3FILECOIN_TEST_AWS"))
-	if err != nil || where.Host == "" {
-		t.Skip("W3FILECOIN_TEST_AWS is not set: `make test-aws` runs this test")
+	s := sqstest.Start(t)
+	testQueue(t, open(t, sqs.Config{URL: s.URL, Region: s.Region, Endpoint: s.Endpoint,
+		AccessKey: s.AccessKey, SecretKey: s.SecretKey, SessionToken: s.SessionToken}), s.Send)
+	if n := s.Len(); n != 0 {
+		t.Errorf("%d messages are left", n)
 	}
-	cfg := sqs.Config{Region: where.Query().Get("region"), Endpoint: where.Query().Get("sqs"),
-		AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"), SessionToken: os.Getenv("AWS_SESSION_TOKEN")}
-	client := awssqs.New(awssqs.Options{Region: cfg.Region, Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		return aws.Credentials{AccessKeyID: cfg.AccessKey, SecretAccessKey: cfg.SecretKey, SessionToken: cfg.SessionToken}, nil
-	})}, func(o *awssqs.Options) {
-		if cfg.Endpoint != "" {
-			o.BaseEndpoint = &cfg.Endpoint
-		}
-	})
-	name := "w3filecoin-events-test"
-	made, err := client.CreateQueue(t.Context(), &awssqs.CreateQueueInput{QueueName: &name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if _, err := client.DeleteQueue(context.Background(), &awssqs.DeleteQueueInput{QueueUrl: made.QueueUrl}); err != nil {
-			t.Error(err)
-		}
-	})
-	cfg.URL = *made.QueueUrl
-	testQueue(t, open(t, cfg), func(body string) {
-		if _, err := client.SendMessage(t.Context(), &awssqs.SendMessageInput{QueueUrl: made.QueueUrl, MessageBody: &body}); err != nil {
-			t.Fatal(err)
-		}
-	})
 }
 
 func testQueue(t *testing.T, q *sqs.Queue, send func(string)) {

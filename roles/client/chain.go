@@ -20,10 +20,11 @@ import (
 )
 
 // Offer invokes filecoin/offer at a storefront and returns the task and its verified receipt. The error is a [*capabilities.Failure] if the storefront
-// refuses. with is the space, or the agent's own DID; proofs show authority over it where it is not the agent's own.
+// refuses. with is the space, or the agent's own DID; proofs show authority over it where it is not the agent's own. What is
+// attached goes with it, claims of where the content is for instance, and is no part of the task.
 func Offer(ctx context.Context, conn capabilities.Conn, agent capabilities.Signer, storefront capabilities.DID, with string,
-	offer filecoin.Offer, terms capabilities.Terms, keys capabilities.Keys) (capabilities.Task, *capabilities.Receipt, error) {
-	return invoke(ctx, conn, agent, storefront, with, &offer, terms, keys, new(filecoin.PieceOK))
+	offer filecoin.Offer, terms capabilities.Terms, keys capabilities.Keys, attach ...capabilities.Block) (capabilities.Task, *capabilities.Receipt, error) {
+	return invoke(ctx, conn, agent, storefront, with, &offer, terms, keys, new(filecoin.PieceOK), attach...)
 }
 
 // Info asks a storefront what became of a piece.
@@ -35,12 +36,14 @@ func Info(ctx context.Context, conn capabilities.Conn, agent capabilities.Signer
 }
 
 func invoke(ctx context.Context, conn capabilities.Conn, agent capabilities.Signer, audience capabilities.DID, with string, c capabilities.Caveats,
-	terms capabilities.Terms, keys capabilities.Keys, ok capabilities.Struct) (capabilities.Task, *capabilities.Receipt, error) {
+	terms capabilities.Terms, keys capabilities.Keys, ok capabilities.Struct, attach ...capabilities.Block) (capabilities.Task, *capabilities.Receipt, error) {
 	task, err := capabilities.Invoke(agent, audience, with, c, terms)
 	if err != nil {
 		return task, nil, err
 	}
-	reply, err := conn.Execute(ctx, capabilities.Pending(task))
+	m := new(capabilities.Message)
+	m.AddInvocation(task.UCAN, append(slices.Clone(attach), task.Proofs...)...)
+	reply, err := conn.Execute(ctx, m)
 	if err != nil {
 		return task, nil, err
 	}
