@@ -63,7 +63,8 @@ type Config struct {
 
 	// Writable lets Put store content in the bucket.
 	Writable bool
-	// PublicURL is an address below which everybody can read the objects by key; addresses are signed if it is empty.
+	// PublicURL is an address below which everybody can read the objects by key; addresses are signed if it is empty. Without
+	// credentials it is the store's own.
 	PublicURL string
 	// Private says that nobody but the service reaches the bucket: the service passes the bytes on itself.
 	Private bool
@@ -147,9 +148,25 @@ func Open(cfg Config) (*Bucket, error) {
 	if cfg.Endpoint != "" {
 		options.BaseEndpoint = aws.String(strings.TrimRight(cfg.Endpoint, "/"))
 	}
+	if c.AccessKey == "" && cfg.PublicURL == "" && !cfg.Private {
+		cfg.PublicURL = ownAddress(cfg) // who reads without a signature can send others there as well
+	}
 	b := &Bucket{cfg: cfg, client: s3.New(options), public: strings.TrimRight(cfg.PublicURL, "/")}
 	b.signer = s3.NewPresignClient(b.client)
 	return b, nil
+}
+
+// ownAddress is where the store itself has the objects of a bucket.
+func ownAddress(cfg Config) string {
+	endpoint := cfg.Endpoint
+	if endpoint == "" {
+		endpoint = "https://s3." + cfg.Region + ".amazonaws.com"
+	}
+	if cfg.PathStyle {
+		return strings.TrimRight(endpoint, "/") + "/" + cfg.Bucket
+	}
+	scheme, host, _ := strings.Cut(endpoint, "://")
+	return scheme + "://" + cfg.Bucket + "." + host
 }
 
 // newClient returns a client that follows no redirect, as signatures and credentials are meant for one host.
