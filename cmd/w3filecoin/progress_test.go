@@ -164,3 +164,20 @@ func TestPrintable(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestProgressCounts: bytes of no known total beside a text that changes.
+func TestProgressCounts(t *testing.T) {
+	out := &watched{text: "3 items, 1 failed  3.0 MiB", seen: make(chan struct{})}
+	seen := out.seen
+	w, say, done := newCounter(out, "items", 0)
+	say("3 items, 1 failed")
+	if n, err := w.Write(make([]byte, 3<<20)); n != 3<<20 || err != nil {
+		t.Fatal(n, err)
+	}
+	<-seen
+	done()
+	done()
+	if s := out.buf.String(); strings.Contains(s, "%!") {
+		t.Errorf("drawn: %q", s)
+	}
+}
