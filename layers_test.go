@@ -40,6 +40,7 @@ var layers = map[string]layer{
 	"store/storetest": {may: []string{"store"}, why: "the suite is handed the engine it tests", never: sdks},
 	"store/memory":    {may: []string{"store"}, why: "an engine knows the contract and nothing above it"},
 	"store/sqlite":    {may: []string{"store"}, why: "an engine knows the contract and nothing above it", network: true},
+	"store/transfer":  {may: []string{"store"}, never: sdks, why: "it carries state between engines that it does not know"},
 	"store/aws":       {may: []string{"store"}, why: "an engine knows the contract and nothing above it", network: true},
 	"tasks": {may: []string{"capabilities/...", "store", "piece", "segment", "wire/..."}, network: true, never: sdks,
 		why: "a role's tasks and receipts are domain logic over the store"},

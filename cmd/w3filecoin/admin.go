@@ -27,7 +27,7 @@ func newAdminCommand(a *app) *cobra.Command {
 		Args:  arguments(cobra.NoArgs),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newDeadCommand(a), newStandingsCommand(a), newInitCommand(a), newCheckCommand(a))
+	cmd.AddCommand(newDeadCommand(a), newStandingsCommand(a), newInitCommand(a), newCheckCommand(a), newCopyCommand(a))
 	return cmd
 }
 

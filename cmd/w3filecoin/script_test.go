@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 //	condemns DIR ROLE SUBJECT N CAUSE  note so many wrong offers with a subject
 //	waiting DIR ROLE QUEUE N    check how many messages wait, none of them tried yet, and take them
 //	holds [DIR ROLE]            have a database in use, or no more
+//	halfcopied FROM TO ROLE     interrupt a copy of a database
 //	ids NAME                    set $NAME to the only "id" of stdout
 //
 // In its folder are chains: chain.car holds, invalid.car holds and ends in a failure, forged.car has a signature changed, otherdeal.car names a deal that
@@ -55,18 +56,19 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":    exits,
-			"modes":    modes,
-			"json":     isJSON,
-			"serves":   serves,
-			"buries":   buries,
-			"condemns": condemns,
-			"waiting":  waiting,
-			"holds":    holds,
-			"ids":      ids,
-			"answers":  func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).answers(ts, args) },
-			"conclude": func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).conclude(args) },
-			"asked":    func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).wait(ts, args) },
+			"exits":      exits,
+			"modes":      modes,
+			"json":       isJSON,
+			"serves":     serves,
+			"buries":     buries,
+			"condemns":   condemns,
+			"waiting":    waiting,
+			"holds":      holds,
+			"halfcopied": halfcopied,
+			"ids":        ids,
+			"answers":    func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).answers(ts, args) },
+			"conclude":   func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).conclude(args) },
+			"asked":      func(ts *testscript.TestScript, _ bool, args []string) { fake(ts).wait(ts, args) },
 		},
 	})
 }

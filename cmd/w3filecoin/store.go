@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
 	"github.com/storacha/w3filecoin/store/sqlite"
+	"github.com/storacha/w3filecoin/store/transfer"
 )
 
 // roleQueues are the queues of each role: what has to be there before a role can run on AWS.
@@ -56,8 +58,23 @@ func openAWS(ctx context.Context, location, role string) (*aws.Engine, error) {
 	return aws.Open(ctx, where, o)
 }
 
-// openStore opens the state of a role where the configuration says.
+// openStore opens the state of a role where the configuration says, unless it is half of what `admin copy` is carrying there.
 func (n *node) openStore(role string) (store.Driver, error) {
+	engine, err := n.openEngine(role)
+	if err != nil {
+		return nil, err
+	}
+	// A store that does not answer now is for the workers to wait for.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := transfer.Unfinished(ctx, engine); errors.Is(err, transfer.ErrUnfinished) {
+		return nil, errors.Join(&exitError{exitFailure, fmt.Errorf("%s: %w", role, err), "w3filecoin admin copy with the same --from and --to continues it"},
+			engine.Close())
+	}
+	return engine, nil
+}
+
+func (n *node) openEngine(role string) (store.Driver, error) {
 	if n.cfg.Store == "" {
 		return n.openSQLite(role)
 	}

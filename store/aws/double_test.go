@@ -478,7 +478,15 @@ func (d *double) serveQueue(op string, in doubleRequest, half bool) (any, string
 	case "SetQueueAttributes":
 		return map[string]any{}, ""
 	case "GetQueueAttributes":
-		return map[string]any{"Attributes": map[string]string{"QueueArn": "arn:" + name}}, ""
+		visible := 0
+		for _, m := range q.messages {
+			if !m.visible.After(now) {
+				visible++
+			}
+		}
+		return map[string]any{"Attributes": map[string]string{"QueueArn": "arn:" + name,
+			"ApproximateNumberOfMessages": strconv.Itoa(visible), "ApproximateNumberOfMessagesDelayed": "0",
+			"ApproximateNumberOfMessagesNotVisible": strconv.Itoa(len(q.messages) - visible)}}, ""
 	case "SendMessageBatch":
 		var sent, failed []map[string]any
 		for i, m := range in.Entries {
