@@ -106,6 +106,11 @@ func (s *Service) offerAggregate(ctx context.Context, msg aggregateMessage) erro
 	if err != nil {
 		return err
 	}
+	if agg.Value.State == Published {
+		// A repetition: what came before may have ended between the commit and the look for the receipt.
+		_, err := s.arrived(ctx, &agg)
+		return err
+	}
 	if agg.Value.State != Offered || agg.Value.Tries > msg.Try {
 		return nil
 	}
@@ -142,7 +147,7 @@ func (s *Service) offerAggregate(ctx context.Context, msg aggregateMessage) erro
 	if _, err := s.ledger.Await(ctx, r.Join, nil, msg.Key, acceptQueue.Name, false); err != nil {
 		return err
 	}
-	if _, err := s.aggregates.Update(ctx, msg.Key, func(a *store.Record[Aggregate], fx *store.Effects) error {
+	agg, err = s.aggregates.Update(ctx, msg.Key, func(a *store.Record[Aggregate], fx *store.Effects) error {
 		if a.Value.State != Offered {
 			return store.ErrUnchanged
 		}
@@ -150,15 +155,25 @@ func (s *Service) offerAggregate(ctx context.Context, msg aggregateMessage) erro
 		a.Value.Accept = r.Join
 		pullQueue.SendAt(fx, s.Now().Add(s.Timing.Pull), aggregateMessage{Key: msg.Key})
 		return nil
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	// The receipt may have come between the two commits, when its message found nothing to do.
-	arrival := tasks.Arrival{Task: r.Join, Owner: msg.Key}
-	if rec, err := s.ledger.Get(ctx, r.Join); err != nil || !rec.Concluded {
-		return err
+	_, err = s.arrived(ctx, &agg)
+	return err
+}
+
+// arrived follows the receipt of aggregate/accept if it is here already, and reports whether it is. Its message may have come before the aggregate
+// waited for it, when there was nothing to do, or have failed for the last time.
+func (s *Service) arrived(ctx context.Context, agg *store.Record[Aggregate]) (bool, error) {
+	if !agg.Value.Accept.Defined() {
+		return false, nil
 	}
-	return s.aggregateAccepted(ctx, arrival)
+	rec, err := s.ledger.Get(ctx, agg.Value.Accept)
+	if err != nil || !rec.Concluded {
+		return false, err
+	}
+	return true, s.aggregateAccepted(ctx, tasks.Arrival{Task: agg.Value.Accept, Owner: agg.Key})
 }
 
 func (s *Service) reason(err error) string {
@@ -247,8 +262,12 @@ func (s *Service) pullAggregate(ctx context.Context, msg aggregateMessage) error
 	if agg.Value.State != Published || agg.Value.Pulls > msg.Try {
 		return nil
 	}
-	if _, err := s.ledger.Pull(ctx, s.Dealer.Conn, agg.Value.Accept); err != nil && !errors.Is(err, capabilities.ErrNoReceipt) {
-		s.Log.Warn("pulling the receipt of an aggregate", "aggregate", agg.Value.Aggregate, "task", agg.Value.Accept, "err", err)
+	if here, err := s.arrived(ctx, &agg); err != nil {
+		return err
+	} else if !here {
+		if _, err := s.ledger.Pull(ctx, s.Dealer.Conn, agg.Value.Accept); err != nil && !errors.Is(err, capabilities.ErrNoReceipt) {
+			s.Log.Warn("pulling the receipt of an aggregate", "aggregate", agg.Value.Aggregate, "task", agg.Value.Accept, "err", err)
+		}
 	}
 	_, err = s.aggregates.Update(ctx, msg.Key, func(a *store.Record[Aggregate], fx *store.Effects) error {
 		if a.Value.State != Published || a.Value.Pulls > msg.Try {

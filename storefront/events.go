@@ -210,6 +210,10 @@ func at(t time.Time) string { return t.UTC().Format("20060102T150405.000") }
 // offerPiece hands a validated piece to the aggregator, by the task that the receipt of filecoin/submit named.
 func (s *Service) offerPiece(ctx context.Context, msg pieceMessage) error {
 	p, ok, err := s.current(ctx, msg, Validated)
+	if err == nil && p.Value.State == Offered {
+		// A repetition: what came before may have ended between the commit and the look for the receipt.
+		_, err = s.arrived(ctx, &p)
+	}
 	if err != nil || !ok {
 		return err
 	}
@@ -241,7 +245,7 @@ func (s *Service) offerPiece(ctx context.Context, msg pieceMessage) error {
 	if _, err := s.ledger.Await(ctx, r.Join, nil, p.Key, acceptedQueue.Name, false); err != nil {
 		return err
 	}
-	if _, err := s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], _ *store.Effects) error {
+	p, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], _ *store.Effects) error {
 		if p.Value.State != Validated {
 			return store.ErrUnchanged
 		}
@@ -250,15 +254,22 @@ func (s *Service) offerPiece(ctx context.Context, msg pieceMessage) error {
 		p.Value.PieceAccept = r.Join
 		p.Listing = store.Listing{Index: offeredIndex, Sort: at(now.Add(s.Timing.Pull))}
 		return nil
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
-	// The receipt may have come between the two commits, when its message found nothing to do.
-	arrival := tasks.Arrival{Task: r.Join, Owner: p.Key}
-	if rec, err := s.ledger.Get(ctx, arrival.Task); err != nil || !rec.Concluded {
-		return err
+	_, err = s.arrived(ctx, &p)
+	return err
+}
+
+// arrived follows the receipt of piece/accept if it is here already, and reports whether it is. Its message may have come before the piece waited
+// for it, when there was nothing to do, or have failed for the last time.
+func (s *Service) arrived(ctx context.Context, p *store.Record[Piece]) (bool, error) {
+	rec, err := s.ledger.Get(ctx, p.Value.PieceAccept)
+	if err != nil || !rec.Concluded {
+		return false, err
 	}
-	return s.pieceAccepted(ctx, arrival)
+	return true, s.pieceAccepted(ctx, tasks.Arrival{Task: p.Value.PieceAccept, Owner: p.Key})
 }
 
 // pieceAccepted follows the receipt of piece/accept: the piece is in an aggregate, and the proof of it is checked before it is believed.
@@ -435,15 +446,24 @@ func (s *Service) pullPiece(ctx context.Context, key store.Key) error {
 	if p.Value.State != Offered {
 		return nil
 	}
+	here, err := s.arrived(ctx, &p)
+	if err != nil {
+		return err
+	}
 	reason := "waiting for an aggregate"
-	if _, err := s.ledger.Pull(ctx, s.Aggregator.Conn, p.Value.PieceAccept); err != nil && !errors.Is(err, capabilities.ErrNoReceipt) {
-		reason = s.waitingFor("aggregation", s.Aggregator, err)
+	if !here {
+		if _, err := s.ledger.Pull(ctx, s.Aggregator.Conn, p.Value.PieceAccept); err != nil && !errors.Is(err, capabilities.ErrNoReceipt) {
+			reason = s.waitingFor("aggregation", s.Aggregator, err)
+		}
 	}
 	_, err = s.pieces.Update(ctx, key, func(p *store.Record[Piece], _ *store.Effects) error {
 		if p.Value.State != Offered {
 			return store.ErrUnchanged
 		}
 		next := s.Now().Add(tasks.Backoff(p.Value.Tries+1, s.Timing.Pull, 6*time.Hour))
+		if here { // and it did not help: that is the reason
+			reason = p.Value.Reason
+		}
 		p.Value.wait(reason, next)
 		p.Listing = store.Listing{Index: offeredIndex, Sort: at(next)}
 		return nil
