@@ -332,6 +332,21 @@ func engines() []mutant {
 	aws("keeps deleted rows", "what is left of a deleted row stays for ever", "^TestDeletedRowWithMessages$",
 		edit{awsOutbox, "if len(left) == 0 && numberOf(it, attrVersion) == 0 {", "if len(left) == 0 && numberOf(it, attrVersion) < 0 {"})
 
+	const t = "store/transfer/transfer.go"
+	transfer := func(name, breaks, run string, edits ...edit) {
+		all = append(all, mutant{"transfer/" + name, breaks, edits, "./store/transfer", run})
+	}
+	transfer("drops messages", "messages are not carried", "^TestRoundTrip$",
+		edit{t, "store.Effects{Messages: []store.Message{message}}", "store.Effects{}"})
+	transfer("due times", "timers are due at once", "^TestRoundTrip$", edit{t, "message.Due = d.Due\n", "_ = d.Due\n"})
+	transfer("sends twice", "markers are removed before the sides were compared, and an interrupted copy sends again", "^TestInterrupted$",
+		edit{t, "c.o.Say(\"reading the target\")", "if err := c.removeMarkers(ctx); err != nil {\n\t\treturn Report{}, err\n\t}\n\tc.o.Say(\"reading the target\")"})
+	transfer("trusts the target", "rows that the target has are not compared", "^TestNotices$",
+		without(t, " || !bytes.Equal(there.Value, row.Value)"), without(t, "there.Version != 1 || "), edit{t, "case pair.got != pair.want:", "case false:"})
+	transfer("over other data", "a target that is not empty is written to", "^TestRefuses$",
+		edit{t, "case len(page.Rows) > 0:", "case false:"})
+	transfer("no second look", "a source that changes is not noticed", "^TestNotices$", edit{t, "if now != rows {", "if false {"})
+
 	const w = "store/sqlite/writer.go"
 	sqlite := func(name, breaks, run string, edits ...edit) {
 		all = append(all, mutant{"sqlite/" + name, breaks, edits, "./store/sqlite", run})
