@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	awssdk "github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/smithy-go/logging"
 	"github.com/spf13/cobra"
 
 	"github.com/storacha/w3filecoin/store"
@@ -90,6 +92,12 @@ func (n *node) openEngine(role string) (store.Driver, error) {
 	}
 	o.OnError = func(err error) {
 		log.Log(context.Background(), slog.LevelWarn, "messages wait in their rows", "err", err)
+	}
+	o.Configure = func(cfg *awssdk.Config) {
+		// What the SDK would write to stderr by itself: a connection that it could not use again, a checksum that made it ask once more.
+		cfg.Logger = logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) {
+			log.Warn("the AWS SDK says", "text", fmt.Sprintf(format, v...))
+		})
 	}
 	engine, err := aws.Open(context.Background(), where, o)
 	if err != nil {
