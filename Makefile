@@ -63,6 +63,7 @@ bench-code: ## benchmarks beside the code, one short run
 
 BENCHFLAGS ?=
 bench-peers: ## beside the other implementations, Go and JavaScript; half an hour, see BENCHFLAGS
+	cd interop && npm ci --ignore-scripts --no-progress
 	$(GO) run ./internal/benchpeers $(BENCHFLAGS)
 
 ci: ## the whole gate
