@@ -113,7 +113,7 @@ keys = ["{multihash}", "{car}/{car}.car"]
 
 	// Bytes that are not what their key says.
 	forged := newContent(t, r, 5000)
-	store.Put(t, operators, source.MultihashName(forged.cid), contents[0].bytes[:5000])
+	store.Put(t, operators, source.MultihashName(forged.cid), newContent(t, r, 5000).bytes)
 	o, err := n.invoke(t.Context(), n.front, forged)
 	if err != nil {
 		t.Fatal(err)
