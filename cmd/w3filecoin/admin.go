@@ -132,22 +132,42 @@ func (s *deadSource) open(names ...string) (state administered, done func() erro
 	return open, done, nil
 }
 
-// with runs do on the dead letters of some roles and closes what was opened for it.
-func (s *deadSource) with(names []string, do func(deadLetters) error) error {
-	dead, done, err := s.open(names...)
+// with runs do on the state of some roles and closes what was opened for it.
+func (s *deadSource) with(names []string, do func(administered) error) error {
+	state, done, err := s.open(names...)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(dead), done())
+	return errors.Join(do(state), done())
 }
 
-// withBook runs do on the standings at some roles and closes what was opened for it.
-func (s *deadSource) withBook(names []string, do func(standingBook) error) error {
-	book, done, err := s.open(names...)
+// showList shows the first rows of a list, of one role or of all, none at all as none says.
+func showList[T any](a *app, src *deadSource, filter deadFilter, limit int, none string,
+	list func(administered) ([]T, string, error), write func(io.Writer, []T)) error {
+	names, err := filter.roles()
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(book), done())
+	if limit < 1 || limit > store.MaxPage {
+		return usage("", "--limit is a number up to %d", store.MaxPage)
+	}
+	return src.with(names, func(state administered) error {
+		rows, next, err := list(state)
+		if err != nil {
+			return err
+		}
+		if rows == nil {
+			rows = []T{}
+		}
+		err = a.result(rows, func(w io.Writer) { write(w, rows) })
+		if len(rows) == 0 {
+			fmt.Fprintln(a.stderr, none)
+		}
+		if next != "" {
+			fmt.Fprintf(a.stderr, "these are the first %d; see more with --limit\n", len(rows))
+		}
+		return err
+	})
 }
 
 // addFilterFlags adds the flags that choose dead letters.
@@ -175,30 +195,9 @@ func newDeadListCommand(a *app, src *deadSource) *cobra.Command {
 		Short: "List dead letters",
 		Args:  arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			names, err := filter.roles()
-			if err != nil {
-				return err
-			}
-			if limit < 1 || limit > store.MaxPage {
-				return usage("", "--limit is a number up to %d", store.MaxPage)
-			}
-			return src.with(names, func(dead deadLetters) error {
-				letters, next, err := dead.list(cmd.Context(), filter, "", limit)
-				if err != nil {
-					return err
-				}
-				if letters == nil {
-					letters = []deadLetter{}
-				}
-				err = a.result(letters, func(w io.Writer) { writeDeadList(w, letters) })
-				if len(letters) == 0 {
-					fmt.Fprintln(a.stderr, "there are no dead letters")
-				}
-				if next != "" {
-					fmt.Fprintf(a.stderr, "these are the first %d; see more with --limit\n", len(letters))
-				}
-				return err
-			})
+			return showList(a, src, filter, limit, "there are no dead letters", func(state administered) ([]deadLetter, string, error) {
+				return state.list(cmd.Context(), filter, "", limit)
+			}, writeDeadList)
 		},
 	}
 	addFilterFlags(cmd, &filter)
@@ -232,7 +231,7 @@ func newDeadShowCommand(a *app, src *deadSource) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return src.with([]string{id.role}, func(dead deadLetters) error {
+			return src.with([]string{id.role}, func(dead administered) error {
 				l, err := dead.get(cmd.Context(), id)
 				if err != nil {
 					return unknownLetter(err)
@@ -293,7 +292,7 @@ func newDeadRetryCommand(a *app, src *deadSource) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return src.with(names, func(dead deadLetters) error {
+			return src.with(names, func(dead administered) error {
 				retried, err := retryAll(cmd.Context(), dead, filter)
 				return errors.Join(a.done("retried", retried), err)
 			})
@@ -353,7 +352,7 @@ func (a *app) eachLetter(ctx context.Context, src *deadSource, args []string, wh
 		}
 		ids, names = append(ids, id), append(names, id.role)
 	}
-	return src.with(names, func(dead deadLetters) error {
+	return src.with(names, func(dead administered) error {
 		var done []string
 		var errs []error
 		for _, id := range ids {

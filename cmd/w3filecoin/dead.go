@@ -128,10 +128,22 @@ func (d openDatabases) of(role string) (store.Rows, error) {
 	return nil, fmt.Errorf("the %s has no database here: %w", role, store.ErrNotFound)
 }
 
-func (d openDatabases) list(ctx context.Context, f deadFilter, cursor string, limit int) (letters []deadLetter, next string, err error) {
+func (d openDatabases) list(ctx context.Context, f deadFilter, cursor string, limit int) ([]deadLetter, string, error) {
+	return listAll(d, f.role, cursor, limit, func(r roleRows, cursor string, limit int) (list []deadLetter, next string, err error) {
+		letters, next, err := store.ListDead(ctx, r.rows, f.queue, cursor, limit)
+		for _, l := range letters {
+			list = append(list, showDead(r.role, l))
+		}
+		return list, next, err
+	})
+}
+
+// listAll lists what the databases hold, one after another, those of one role or, if that is empty, all. The cursor says where one page ended.
+func listAll[T any](d openDatabases, role, cursor string, limit int,
+	page func(r roleRows, cursor string, limit int) ([]T, string, error)) (list []T, next string, err error) {
 	var chosen openDatabases
 	for _, r := range d {
-		if f.role == "" || f.role == r.role {
+		if role == "" || role == r.role {
 			chosen = append(chosen, r)
 		}
 	}
@@ -149,20 +161,18 @@ func (d openDatabases) list(ctx context.Context, f deadFilter, cursor string, li
 	limit = store.PageLimit(limit)
 	for ; i < len(chosen); i++ {
 		for more := true; more; more = cursor != "" {
-			if len(letters) == limit { // whether there are more is for the next page to find out
-				return letters, store.EncodeCursor(chosen[i].role, cursor), nil
+			if len(list) == limit { // whether there are more is for the next page to find out
+				return list, store.EncodeCursor(chosen[i].role, cursor), nil
 			}
-			var page []store.DeadLetter
-			page, cursor, err = store.ListDead(ctx, chosen[i].rows, f.queue, cursor, limit-len(letters))
+			var some []T
+			some, cursor, err = page(chosen[i], cursor, limit-len(list))
 			if err != nil {
 				return nil, "", fmt.Errorf("%s: %w", chosen[i].role, err)
 			}
-			for _, l := range page {
-				letters = append(letters, showDead(chosen[i].role, l))
-			}
+			list = append(list, some...)
 		}
 	}
-	return letters, "", nil
+	return list, "", nil
 }
 
 func (d openDatabases) get(ctx context.Context, id deadID) (deadLetter, error) {

@@ -61,41 +61,14 @@ func showStanding(role string, s standing.Standing) shownStanding {
 		Wrong: s.Wrong, Cause: s.Cause, Since: s.Since, Pardoned: s.Pardoned}
 }
 
-func (d openDatabases) standings(ctx context.Context, role, cursor string, limit int) (list []shownStanding, next string, err error) {
-	var chosen openDatabases
-	for _, r := range d {
-		if role == "" || role == r.role {
-			chosen = append(chosen, r)
+func (d openDatabases) standings(ctx context.Context, role, cursor string, limit int) ([]shownStanding, string, error) {
+	return listAll(d, role, cursor, limit, func(r roleRows, cursor string, limit int) (list []shownStanding, next string, err error) {
+		standings, next, err := standing.List(ctx, r.rows, time.Now(), cursor, limit)
+		for _, s := range standings {
+			list = append(list, showStanding(r.role, s))
 		}
-	}
-	i := 0
-	if cursor != "" {
-		at, err := store.DecodeCursor(cursor, 2)
-		if err != nil {
-			return nil, "", err
-		}
-		cursor = at[1]
-		if i = slices.IndexFunc(chosen, func(r roleRows) bool { return r.role == at[0] }); i < 0 {
-			return nil, "", fmt.Errorf("the cursor is of another list")
-		}
-	}
-	limit = store.PageLimit(limit)
-	for ; i < len(chosen); i++ {
-		for more := true; more; more = cursor != "" {
-			if len(list) == limit { // whether there are more is for the next page to find out
-				return list, store.EncodeCursor(chosen[i].role, cursor), nil
-			}
-			var page []standing.Standing
-			page, cursor, err = standing.List(ctx, chosen[i].rows, time.Now(), cursor, limit-len(list))
-			if err != nil {
-				return nil, "", fmt.Errorf("%s: %w", chosen[i].role, err)
-			}
-			for _, s := range page {
-				list = append(list, showStanding(chosen[i].role, s))
-			}
-		}
-	}
-	return list, "", nil
+		return list, next, err
+	})
 }
 
 func (d openDatabases) pardon(ctx context.Context, id standingID) error {
@@ -145,40 +118,19 @@ by default. Otherwise the databases below --data are opened directly.`,
 }
 
 func newStandingsListCommand(a *app, src *deadSource) *cobra.Command {
-	var role string
+	var filter deadFilter
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List those whose offers or answers were proven wrong, and who were not pardoned",
 		Args:  arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			names, err := deadFilter{role: role}.roles()
-			if err != nil {
-				return err
-			}
-			if limit < 1 || limit > store.MaxPage {
-				return usage("", "--limit is a number up to %d", store.MaxPage)
-			}
-			return src.withBook(names, func(book standingBook) error {
-				list, next, err := book.standings(cmd.Context(), role, "", limit)
-				if err != nil {
-					return err
-				}
-				if list == nil {
-					list = []shownStanding{}
-				}
-				err = a.result(list, func(w io.Writer) { writeStandings(w, list) })
-				if len(list) == 0 {
-					fmt.Fprintln(a.stderr, "nothing was proven against anybody")
-				}
-				if next != "" {
-					fmt.Fprintf(a.stderr, "these are the first %d; see more with --limit\n", len(list))
-				}
-				return err
-			})
+			return showList(a, src, filter, limit, "nothing was proven against anybody", func(state administered) ([]shownStanding, string, error) {
+				return state.standings(cmd.Context(), filter.role, "", limit)
+			}, writeStandings)
 		},
 	}
-	cmd.Flags().StringVar(&role, "role", "", "only of this role: "+strings.Join(allRoles, ", "))
+	cmd.Flags().StringVar(&filter.role, "role", "", "only of this role: "+strings.Join(allRoles, ", "))
 	cmd.Flags().IntVar(&limit, "limit", 100, "list at most so many")
 	return cmd
 }
@@ -214,7 +166,7 @@ func newStandingsPardonCommand(a *app, src *deadSource) *cobra.Command {
 				}
 				ids, names = append(ids, id), append(names, id.role)
 			}
-			return src.withBook(names, func(book standingBook) error {
+			return src.with(names, func(book administered) error {
 				var done []string
 				var errs []error
 				for _, id := range ids {
