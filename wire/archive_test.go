@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/storacha/go-ucanto/core/delegation"
 
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/wire"
 )
 
@@ -46,11 +47,11 @@ func TestArchive(t *testing.T) {
 func TestMalformedArchive(t *testing.T) {
 	u := sampleUCAN(t, "did:web issuer")
 	rc := sampleReceipt(t, "error")
-	archive := func(m fields, blocks ...wire.Block) []byte {
-		root := wire.EncodeBlock(m.join())
+	archive := func(m cbortest.Fields, blocks ...wire.Block) []byte {
+		root := wire.EncodeBlock(m.Join())
 		return wire.AppendCAR(nil, []cid.Cid{root.CID}, append(slices.Clip(blocks), root))
 	}
-	good := archive(fields{"ucan@0.9.1": link(u.CID)}, u)
+	good := archive(cbortest.Fields{"ucan@0.9.1": link(u.CID)}, u)
 	if _, _, err := wire.DecodeArchive(good, wire.Limits{}); err != nil {
 		t.Fatal(err)
 	}
@@ -58,13 +59,13 @@ func TestMalformedArchive(t *testing.T) {
 	deep := chain(t, s, 4)
 	for name, in := range map[string][]byte{
 		"nothing":       nil,
-		"a message":     encodeMessage(fields{"execute": array(link(u.CID))}, u),
-		"other version": archive(fields{"ucan@0.9.0": link(u.CID)}, u),
-		"two":           archive(fields{"ucan@0.9.1": link(u.CID), "ucan@0.9.2": link(u.CID)}, u),
-		"no link":       archive(fields{"ucan@0.9.1": {1}}, u),
-		"missing":       archive(fields{"ucan@0.9.1": link(u.CID)}),
-		"a receipt":     archive(fields{"ucan@0.9.1": link(rc.CID)}, rc),
-		"bad proof": archive(fields{"ucan@0.9.1": link(deep[1].CID)}, deep[1], wire.Block{
+		"a message":     encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(u.CID))}, u),
+		"other version": archive(cbortest.Fields{"ucan@0.9.0": link(u.CID)}, u),
+		"two":           archive(cbortest.Fields{"ucan@0.9.1": link(u.CID), "ucan@0.9.2": link(u.CID)}, u),
+		"no link":       archive(cbortest.Fields{"ucan@0.9.1": {1}}, u),
+		"missing":       archive(cbortest.Fields{"ucan@0.9.1": link(u.CID)}),
+		"a receipt":     archive(cbortest.Fields{"ucan@0.9.1": link(rc.CID)}, rc),
+		"bad proof": archive(cbortest.Fields{"ucan@0.9.1": link(deep[1].CID)}, deep[1], wire.Block{
 			CID: deep[0].CID, Bytes: rc.Bytes,
 		}),
 	} {
@@ -72,7 +73,7 @@ func TestMalformedArchive(t *testing.T) {
 			t.Errorf("%s: %v, want ErrMalformed", name, err)
 		}
 	}
-	tall := archive(fields{"ucan@0.9.1": link(deep[3].CID)}, deep...)
+	tall := archive(cbortest.Fields{"ucan@0.9.1": link(deep[3].CID)}, deep...)
 	if _, _, err := wire.DecodeArchive(tall, wire.Limits{ProofDepth: 2}); !errors.Is(err, wire.ErrLimit) {
 		t.Errorf("deep proofs: %v, want ErrLimit", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/wire"
 	"github.com/storacha/w3filecoin/wire/cbor"
 )
@@ -41,31 +42,31 @@ func TestUCANBounds(t *testing.T) {
 		}
 		return list
 	}
-	valid := split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
-	rest := len(valid.with("nnc", text("x")).join()) - 1 + 4 // without the nonce, and with the head of a long one
+	valid := cbortest.Split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
+	rest := len(valid.With("nnc", text("x")).Join()) - 1 + 4 // without the nonce, and with the head of a long one
 	const size = 256 << 10
 	for _, tt := range []struct {
 		name    string
 		ucan    wire.UCAN
-		encoded fields
+		encoded cbortest.Fields
 		ok      bool
 	}{
-		{"100 capabilities", wire.UCAN{Capabilities: capabilities(100)}, valid.with("att", bytes.Join([][]byte{
-			cbor.AppendArray(nil, 100), bytes.Repeat(fields{"can": text("*"), "with": text("a:b")}.join(), 100)}, nil)), true},
-		{"101 capabilities", wire.UCAN{Capabilities: capabilities(101)}, valid.with("att", bytes.Join([][]byte{
-			cbor.AppendArray(nil, 101), bytes.Repeat(fields{"can": text("*"), "with": text("a:b")}.join(), 101)}, nil)), false},
+		{"100 capabilities", wire.UCAN{Capabilities: capabilities(100)}, valid.With("att", bytes.Join([][]byte{
+			cbor.AppendArray(nil, 100), bytes.Repeat(cbortest.Fields{"can": text("*"), "with": text("a:b")}.Join(), 100)}, nil)), true},
+		{"101 capabilities", wire.UCAN{Capabilities: capabilities(101)}, valid.With("att", bytes.Join([][]byte{
+			cbor.AppendArray(nil, 101), bytes.Repeat(cbortest.Fields{"can": text("*"), "with": text("a:b")}.Join(), 101)}, nil)), false},
 		{"100 facts", wire.UCAN{Capabilities: capabilities(1), Facts: facts(100)},
-			valid.with("fct", append(cbor.AppendArray(nil, 100), bytes.Repeat([]byte{0xa0}, 100)...)), true},
+			valid.With("fct", append(cbor.AppendArray(nil, 100), bytes.Repeat([]byte{0xa0}, 100)...)), true},
 		{"101 facts", wire.UCAN{Capabilities: capabilities(1), Facts: facts(101)},
-			valid.with("fct", append(cbor.AppendArray(nil, 101), bytes.Repeat([]byte{0xa0}, 101)...)), false},
+			valid.With("fct", append(cbor.AppendArray(nil, 101), bytes.Repeat([]byte{0xa0}, 101)...)), false},
 		{"1,000 proofs", wire.UCAN{Capabilities: capabilities(1), Proofs: proofs(1000)},
-			valid.with("prf", append(cbor.AppendArray(nil, 1000), bytes.Repeat(link(proof), 1000)...)), true},
+			valid.With("prf", append(cbor.AppendArray(nil, 1000), bytes.Repeat(link(proof), 1000)...)), true},
 		{"1,001 proofs", wire.UCAN{Capabilities: capabilities(1), Proofs: proofs(1001)},
-			valid.with("prf", append(cbor.AppendArray(nil, 1001), bytes.Repeat(link(proof), 1001)...)), false},
+			valid.With("prf", append(cbor.AppendArray(nil, 1001), bytes.Repeat(link(proof), 1001)...)), false},
 		{"256 KiB", wire.UCAN{Capabilities: capabilities(1), Nonce: strings.Repeat("x", size-1000)},
-			valid.with("nnc", text(strings.Repeat("x", size-rest))), true},
+			valid.With("nnc", text(strings.Repeat("x", size-rest))), true},
 		{"256 KiB and a byte", wire.UCAN{Capabilities: capabilities(1), Nonce: strings.Repeat("x", size)},
-			valid.with("nnc", text(strings.Repeat("x", size-rest+1))), false},
+			valid.With("nnc", text(strings.Repeat("x", size-rest+1))), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			judge := func(err error) {
@@ -74,7 +75,7 @@ func TestUCANBounds(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 			}
-			b := wire.EncodeBlock(tt.encoded.join())
+			b := wire.EncodeBlock(tt.encoded.Join())
 			if strings.HasPrefix(tt.name, "256 KiB") && len(b.Bytes)-size > 1 {
 				t.Fatalf("the block has %d bytes", len(b.Bytes))
 			}

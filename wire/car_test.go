@@ -15,6 +15,7 @@ import (
 	"github.com/storacha/go-ucanto/core/ipld"
 	"github.com/storacha/go-ucanto/core/ipld/block"
 
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/wire"
 	"github.com/storacha/w3filecoin/wire/cbor"
 )
@@ -95,20 +96,20 @@ func TestMalformedCAR(t *testing.T) {
 	car := func(header []byte, blocks ...wire.Block) []byte {
 		return append(append([]byte{byte(len(header))}, header...), wire.AppendCAR(nil, nil, blocks)[18:]...)
 	}
-	roots, one := array(link(b.CID)), []byte{1}
-	if _, _, err := wire.ReadCAR(car(fields{"roots": roots, "version": one}.join(), b), wire.Limits{}); err != nil {
+	roots, one := cbortest.Array(link(b.CID)), []byte{1}
+	if _, _, err := wire.ReadCAR(car(cbortest.Fields{"roots": roots, "version": one}.Join(), b), wire.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	section := func(s ...byte) []byte { return append(slices.Clone(good), append([]byte{byte(len(s))}, s...)...) }
 	for name, in := range map[string][]byte{
 		"nothing":              nil,
-		"version 2":            car(fields{"version": {2}}.join()),
-		"version 2 with roots": car(fields{"roots": roots, "version": {2}}.join(), b),
-		"no version":           car(fields{"roots": roots}.join(), b),
-		"no roots":             car(fields{"version": one}.join(), b),
-		"roots null":           car(fields{"roots": {0xf6}, "version": one}.join(), b),
-		"root of text":         car(fields{"roots": array(text("x")), "version": one}.join(), b),
-		"unknown field":        car(fields{"roots": roots, "version": one, "x": one}.join(), b),
+		"version 2":            car(cbortest.Fields{"version": {2}}.Join()),
+		"version 2 with roots": car(cbortest.Fields{"roots": roots, "version": {2}}.Join(), b),
+		"no version":           car(cbortest.Fields{"roots": roots}.Join(), b),
+		"no roots":             car(cbortest.Fields{"version": one}.Join(), b),
+		"roots null":           car(cbortest.Fields{"roots": {0xf6}, "version": one}.Join(), b),
+		"root of text":         car(cbortest.Fields{"roots": cbortest.Array(text("x")), "version": one}.Join(), b),
+		"unknown field":        car(cbortest.Fields{"roots": roots, "version": one, "x": one}.Join(), b),
 		"fields in disorder":   car(append(append(append(cbor.AppendText([]byte{0xa2}, "version"), 1), text("roots")...), roots...), b),
 		"header empty":         {0},
 		"header length only":   {0x80},
@@ -148,7 +149,7 @@ func TestRootAnywhere(t *testing.T) {
 			}))
 			blocks[i], links[i] = u.Block(), link(u.Link())
 		}
-		root := wire.EncodeBlock(fields{"ucanto/message@7.0.0": fields{"execute": array(links...)}.join()}.join())
+		root := wire.EncodeBlock(cbortest.Fields{"ucanto/message@7.0.0": cbortest.Fields{"execute": cbortest.Array(links...)}.Join()}.Join())
 		for _, at := range []int{0, n / 2, n} {
 			car := wire.AppendCAR(nil, []cid.Cid{root.CID}, slices.Insert(slices.Clone(blocks), at, root))
 			m, err := wire.DecodeMessage(car, wire.Limits{})
@@ -222,10 +223,10 @@ func TestLinks(t *testing.T) {
 	deep := must[*wire.UCAN](t)(wire.SignUCAN(v.signer(t, "agent"), wire.UCAN{
 		Audience: parseDID(t, "did:web:example.com"),
 		Capabilities: []wire.Capability{
-			{Can: "a/b", With: "a:b", Nb: fields{"x": array([]byte{1}, fields{"y": link(sumCID(nil))}.join(), link(sumCID(nil)))}.join()},
+			{Can: "a/b", With: "a:b", Nb: cbortest.Fields{"x": cbortest.Array([]byte{1}, cbortest.Fields{"y": link(sumCID(nil))}.Join(), link(sumCID(nil)))}.Join()},
 			{Can: "a/b", With: "a:b"},
 		},
-		Facts: [][]byte{fields{"deep": array(link(sumCID(nil))), "n": {1}}.join()},
+		Facts: [][]byte{cbortest.Fields{"deep": cbortest.Array(link(sumCID(nil))), "n": {1}}.Join()},
 	}))
 	count := 0
 	for range deep.Links {

@@ -24,6 +24,7 @@ import (
 	thttp "github.com/storacha/go-ucanto/transport/http"
 	"github.com/storacha/go-ucanto/ucan"
 
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/wire"
 	"github.com/storacha/w3filecoin/wire/cbor"
 )
@@ -99,10 +100,10 @@ func FuzzUCAN(f *testing.F) {
 	for _, u := range loadSamples(f).UCANs {
 		f.Add([]byte(u.Hex))
 	}
-	valid := split(f, sampleUCAN(f, "expiration, not before, nonce, facts").Bytes)
-	f.Add(valid.with("s", byteString(0xed, 0xa1, 0x03)).join())
-	f.Add(valid.with("iss", byteString(0xff)).join())
-	f.Add(valid.with("att", array()).join())
+	valid := cbortest.Split(f, sampleUCAN(f, "expiration, not before, nonce, facts").Bytes)
+	f.Add(valid.With("s", byteString(0xed, 0xa1, 0x03)).Join())
+	f.Add(valid.With("iss", byteString(0xff)).Join())
+	f.Add(valid.With("att", cbortest.Array()).Join())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := wire.EncodeBlock(b)
 		u, err := wire.DecodeUCAN(in)
@@ -180,9 +181,9 @@ func FuzzReceipt(f *testing.F) {
 	for _, rc := range loadSamples(f).Receipts {
 		f.Add([]byte(rc.Hex))
 	}
-	valid := split(f, sampleReceipt(f, "meta and proofs").Bytes)
-	f.Add(valid.with("sig", byteString(0xed, 0xa1, 0x03)).join())
-	f.Add(valid.with("ocm", split(f, valid["ocm"]).with("fx", []byte{0xa0}).join()).join())
+	valid := cbortest.Split(f, sampleReceipt(f, "meta and proofs").Bytes)
+	f.Add(valid.With("sig", byteString(0xed, 0xa1, 0x03)).Join())
+	f.Add(valid.With("ocm", cbortest.Split(f, valid["ocm"]).With("fx", []byte{0xa0}).Join()).Join())
 	key := loadVectors(f).signer(f, "storefront").Verifier()
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := wire.EncodeBlock(b)
@@ -234,11 +235,11 @@ func FuzzReceipt(f *testing.F) {
 	})
 }
 
-func metaFields(t testing.TB, rc *wire.Receipt) fields {
+func metaFields(t testing.TB, rc *wire.Receipt) cbortest.Fields {
 	if rc.Meta == nil {
 		return nil
 	}
-	return split(t, rc.Meta)
+	return cbortest.Split(t, rc.Meta)
 }
 
 // FuzzMessage tries CARs, and messages over good blocks: a change to a CAR rarely gets past its hashes.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -12,43 +11,10 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/wire"
 	"github.com/storacha/w3filecoin/wire/cbor"
 )
-
-// fields is a map of the format with its values still encoded, to be taken apart, changed and put together.
-type fields map[string][]byte
-
-func split(t testing.TB, b []byte) fields {
-	t.Helper()
-	m := fields{}
-	r := cbor.NewReader(b)
-	for range r.Map() {
-		key := string(r.Key())
-		m[key] = r.Raw()
-	}
-	if err := r.Done(); err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-func (m fields) join() []byte {
-	b := cbor.AppendMap(nil, len(m))
-	for _, key := range slices.SortedFunc(maps.Keys(m), cbor.CompareKeys) {
-		b = append(cbor.AppendText(b, key), m[key]...)
-	}
-	return b
-}
-
-// with returns a copy of m in which key has the value, or is missing if that is nil.
-func (m fields) with(key string, value []byte) fields {
-	changed := maps.Clone(m)
-	if changed[key] = value; value == nil {
-		delete(changed, key)
-	}
-	return changed
-}
 
 func sampleUCAN(t testing.TB, name string) wire.Block {
 	t.Helper()
@@ -72,9 +38,6 @@ func sampleReceipt(t testing.TB, name string) wire.Block {
 	return wire.Block{}
 }
 
-func array(items ...[]byte) []byte {
-	return append(cbor.AppendArray(nil, len(items)), bytes.Join(items, nil)...)
-}
 func text(s string) []byte        { return cbor.AppendText(nil, s) }
 func byteString(b ...byte) []byte { return cbor.AppendBytes(nil, b) }
 func link(c cid.Cid) []byte       { return cbor.AppendLink(nil, c) }
@@ -85,71 +48,71 @@ func edwards(size, n int) []byte {
 }
 
 func TestMalformedUCAN(t *testing.T) {
-	valid := split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
-	capability := fields{"can": text("filecoin/offer"), "with": text("did:key:z6Mk"), "nb": {0xa0}}
-	att := func(key string, value []byte) fields {
-		return valid.with("att", array(capability.with(key, value).join()))
+	valid := cbortest.Split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
+	capability := cbortest.Fields{"can": text("filecoin/offer"), "with": text("did:key:z6Mk"), "nb": {0xa0}}
+	att := func(key string, value []byte) cbortest.Fields {
+		return valid.With("att", cbortest.Array(capability.With(key, value).Join()))
 	}
 	did := func(text string) []byte { return append([]byte{0x9d, 0x1a}, text...) }
 
-	tests := map[string]fields{
-		"unknown field": valid.with("jwt", []byte{1}),
+	tests := map[string]cbortest.Fields{
+		"unknown field": valid.With("jwt", []byte{1}),
 
-		"signature of another kind":              valid.with("s", text("x")),
-		"signature empty":                        valid.with("s", byteString()),
-		"signature with its code only":           valid.with("s", byteString(0xed, 0xa1, 0x03)),
-		"signature with code and size only":      valid.with("s", byteString(0xed, 0xa1, 0x03, 0x40)),
-		"signature with half a code":             valid.with("s", byteString(0xed)),
-		"signature cut":                          valid.with("s", edwards(64, 63)),
-		"signature with bytes behind":            valid.with("s", edwards(64, 65)),
-		"signature too short for EdDSA":          valid.with("s", edwards(63, 63)),
-		"signature of no bytes by EdDSA":         valid.with("s", edwards(0, 0)),
-		"signature with size not minimal":        valid.with("s", byteString(append([]byte{0xed, 0xa1, 3, 0xc0, 0}, make([]byte, 64)...)...)),
-		"signature with code not minimal":        valid.with("s", byteString(append([]byte{0xed, 0xa1, 0x83, 0, 64}, make([]byte, 64)...)...)),
-		"signature by an unknown algorithm":      valid.with("s", byteString(0xee, 0xa1, 0x03, 1, 0)),
-		"signature announcing 2^63 bytes":        valid.with("s", byteString(0x80, 0xa0, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f)),
-		"signature with a name that is not text": valid.with("s", byteString(0x80, 0xa0, 3, 0, 0xff)),
-		"RSA signature with bytes behind":        valid.with("s", byteString(0x85, 0xa4, 0xc0, 0x06, 1, 0, 0)),
+		"signature of another kind":              valid.With("s", text("x")),
+		"signature empty":                        valid.With("s", byteString()),
+		"signature with its code only":           valid.With("s", byteString(0xed, 0xa1, 0x03)),
+		"signature with code and size only":      valid.With("s", byteString(0xed, 0xa1, 0x03, 0x40)),
+		"signature with half a code":             valid.With("s", byteString(0xed)),
+		"signature cut":                          valid.With("s", edwards(64, 63)),
+		"signature with bytes behind":            valid.With("s", edwards(64, 65)),
+		"signature too short for EdDSA":          valid.With("s", edwards(63, 63)),
+		"signature of no bytes by EdDSA":         valid.With("s", edwards(0, 0)),
+		"signature with size not minimal":        valid.With("s", byteString(append([]byte{0xed, 0xa1, 3, 0xc0, 0}, make([]byte, 64)...)...)),
+		"signature with code not minimal":        valid.With("s", byteString(append([]byte{0xed, 0xa1, 0x83, 0, 64}, make([]byte, 64)...)...)),
+		"signature by an unknown algorithm":      valid.With("s", byteString(0xee, 0xa1, 0x03, 1, 0)),
+		"signature announcing 2^63 bytes":        valid.With("s", byteString(0x80, 0xa0, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f)),
+		"signature with a name that is not text": valid.With("s", byteString(0x80, 0xa0, 3, 0, 0xff)),
+		"RSA signature with bytes behind":        valid.With("s", byteString(0x85, 0xa4, 0xc0, 0x06, 1, 0, 0)),
 
-		"version older":           valid.with("v", text("0.9.0")),
-		"version newer":           valid.with("v", text("1.0.0")),
-		"version with bytes more": valid.with("v", text("0.9.1 ")),
-		"version a number":        valid.with("v", []byte{1}),
+		"version older":           valid.With("v", text("0.9.0")),
+		"version newer":           valid.With("v", text("1.0.0")),
+		"version with bytes more": valid.With("v", text("0.9.1 ")),
+		"version a number":        valid.With("v", []byte{1}),
 
-		"issuer empty":                valid.with("iss", byteString()),
-		"issuer half a code":          valid.with("iss", byteString(0xed)),
-		"issuer with no key":          valid.with("iss", byteString(0xed, 1)),
-		"issuer with a short key":     valid.with("iss", byteString(append([]byte{0xed, 1}, make([]byte, 31)...)...)),
-		"issuer with a long key":      valid.with("iss", byteString(append([]byte{0xed, 1}, make([]byte, 33)...)...)),
-		"issuer code not minimal":     valid.with("iss", byteString(append([]byte{0xed, 0x81, 0}, make([]byte, 32)...)...)),
-		"issuer of an unknown type":   valid.with("iss", byteString(append([]byte{0x80, 0x26}, make([]byte, 32)...)...)),
-		"issuer uncompressed P-256":   valid.with("iss", byteString(append([]byte{0x80, 0x24, 4}, make([]byte, 64)...)...)),
-		"issuer tiny RSA":             valid.with("iss", byteString(0x85, 0x24, 0x30, 0)),
-		"issuer did:key as text":      valid.with("iss", byteString(did("key:z6Mkon3Necd6NkkyfoGoHxid2znGc59LU3K7mubaRcFbLfLX")...)),
-		"issuer without method":       valid.with("iss", byteString(did("")...)),
-		"issuer without identifier":   valid.with("iss", byteString(did("web:")...)),
-		"issuer with a space":         valid.with("iss", byteString(did("web:a b")...)),
-		"issuer with a quote":         valid.with("iss", byteString(did(`web:a"b`)...)),
-		"issuer with a control":       valid.with("iss", byteString(did("web:a\x00")...)),
-		"issuer not UTF-8":            valid.with("iss", byteString(did("web:a\xff")...)),
-		"issuer with a fragment":      valid.with("iss", byteString(did("web:a#key")...)),
-		"issuer with a path":          valid.with("iss", byteString(did("web:a/b")...)),
-		"issuer with an upper method": valid.with("iss", byteString(did("Web:a")...)),
-		"issuer ending in a colon":    valid.with("iss", byteString(did("web:a:")...)),
-		"issuer of great length":      valid.with("iss", byteString(append(did("web:"), bytes.Repeat([]byte("a"), 3000)...)...)),
-		"issuer as text":              valid.with("iss", text("did:web:example.com")),
-		"audience empty":              valid.with("aud", byteString()),
-		"audience of an unknown type": valid.with("aud", byteString(0x01)),
+		"issuer empty":                valid.With("iss", byteString()),
+		"issuer half a code":          valid.With("iss", byteString(0xed)),
+		"issuer with no key":          valid.With("iss", byteString(0xed, 1)),
+		"issuer with a short key":     valid.With("iss", byteString(append([]byte{0xed, 1}, make([]byte, 31)...)...)),
+		"issuer with a long key":      valid.With("iss", byteString(append([]byte{0xed, 1}, make([]byte, 33)...)...)),
+		"issuer code not minimal":     valid.With("iss", byteString(append([]byte{0xed, 0x81, 0}, make([]byte, 32)...)...)),
+		"issuer of an unknown type":   valid.With("iss", byteString(append([]byte{0x80, 0x26}, make([]byte, 32)...)...)),
+		"issuer uncompressed P-256":   valid.With("iss", byteString(append([]byte{0x80, 0x24, 4}, make([]byte, 64)...)...)),
+		"issuer tiny RSA":             valid.With("iss", byteString(0x85, 0x24, 0x30, 0)),
+		"issuer did:key as text":      valid.With("iss", byteString(did("key:z6Mkon3Necd6NkkyfoGoHxid2znGc59LU3K7mubaRcFbLfLX")...)),
+		"issuer without method":       valid.With("iss", byteString(did("")...)),
+		"issuer without identifier":   valid.With("iss", byteString(did("web:")...)),
+		"issuer with a space":         valid.With("iss", byteString(did("web:a b")...)),
+		"issuer with a quote":         valid.With("iss", byteString(did(`web:a"b`)...)),
+		"issuer with a control":       valid.With("iss", byteString(did("web:a\x00")...)),
+		"issuer not UTF-8":            valid.With("iss", byteString(did("web:a\xff")...)),
+		"issuer with a fragment":      valid.With("iss", byteString(did("web:a#key")...)),
+		"issuer with a path":          valid.With("iss", byteString(did("web:a/b")...)),
+		"issuer with an upper method": valid.With("iss", byteString(did("Web:a")...)),
+		"issuer ending in a colon":    valid.With("iss", byteString(did("web:a:")...)),
+		"issuer of great length":      valid.With("iss", byteString(append(did("web:"), bytes.Repeat([]byte("a"), 3000)...)...)),
+		"issuer as text":              valid.With("iss", text("did:web:example.com")),
+		"audience empty":              valid.With("aud", byteString()),
+		"audience of an unknown type": valid.With("aud", byteString(0x01)),
 
-		"no capability":              valid.with("att", array()),
-		"capabilities not a list":    valid.with("att", capability.join()),
-		"capability not a map":       valid.with("att", array([]byte{1})),
-		"capability empty":           valid.with("att", array([]byte{0xa0})),
+		"no capability":              valid.With("att", cbortest.Array()),
+		"capabilities not a list":    valid.With("att", capability.Join()),
+		"capability not a map":       valid.With("att", cbortest.Array([]byte{1})),
+		"capability empty":           valid.With("att", cbortest.Array([]byte{0xa0})),
 		"capability without ability": att("can", nil),
 		"capability w/o resource":    att("with", nil),
 		"unknown capability field":   att("x", []byte{1}),
 		"caveats null":               att("nb", []byte{0xf6}),
-		"caveats a list":             att("nb", array()),
+		"caveats a list":             att("nb", cbortest.Array()),
 		"caveats a link":             att("nb", link(sampleUCAN(t, "did:web issuer").CID)),
 		"caveats not canonical":      att("nb", []byte{0xa2, 0x61, 'b', 1, 0x61, 'a', 1}),
 		"ability a number":           att("can", []byte{1}),
@@ -169,29 +132,29 @@ func TestMalformedUCAN(t *testing.T) {
 		"resource digit first":       att("with", text("1d:x")),
 		"resource scheme odd":        att("with", text("d_d:x")),
 
-		"expiration a float":       valid.with("exp", cbor.AppendFloat(nil, 1)),
-		"expiration a text":        valid.with("exp", text("1")),
-		"expiration beyond int64":  valid.with("exp", cbor.AppendUint(nil, 1<<63)),
-		"not before zero":          valid.with("nbf", []byte{0}),
-		"not before null":          valid.with("nbf", []byte{0xf6}),
-		"nonce empty":              valid.with("nnc", text("")),
-		"nonce bytes":              valid.with("nnc", byteString(1)),
-		"nonce null":               valid.with("nnc", []byte{0xf6}),
-		"facts empty":              valid.with("fct", array()),
-		"facts a map":              valid.with("fct", []byte{0xa0}),
-		"fact a number":            valid.with("fct", array([]byte{1})),
-		"facts null":               valid.with("fct", []byte{0xf6}),
-		"proofs null":              valid.with("prf", []byte{0xf6}),
-		"proof not a link":         valid.with("prf", array(text("bafy"))),
-		"proofs of a million":      valid.with("prf", cbor.AppendArray(nil, 1<<20)),
-		"capabilities of millions": valid.with("att", cbor.AppendArray(nil, 1<<20)),
+		"expiration a float":       valid.With("exp", cbor.AppendFloat(nil, 1)),
+		"expiration a text":        valid.With("exp", text("1")),
+		"expiration beyond int64":  valid.With("exp", cbor.AppendUint(nil, 1<<63)),
+		"not before zero":          valid.With("nbf", []byte{0}),
+		"not before null":          valid.With("nbf", []byte{0xf6}),
+		"nonce empty":              valid.With("nnc", text("")),
+		"nonce bytes":              valid.With("nnc", byteString(1)),
+		"nonce null":               valid.With("nnc", []byte{0xf6}),
+		"facts empty":              valid.With("fct", cbortest.Array()),
+		"facts a map":              valid.With("fct", []byte{0xa0}),
+		"fact a number":            valid.With("fct", cbortest.Array([]byte{1})),
+		"facts null":               valid.With("fct", []byte{0xf6}),
+		"proofs null":              valid.With("prf", []byte{0xf6}),
+		"proof not a link":         valid.With("prf", cbortest.Array(text("bafy"))),
+		"proofs of a million":      valid.With("prf", cbor.AppendArray(nil, 1<<20)),
+		"capabilities of millions": valid.With("att", cbor.AppendArray(nil, 1<<20)),
 	}
 	for _, key := range []string{"s", "v", "att", "aud", "exp", "iss", "prf"} {
-		tests["without "+key] = valid.with(key, nil)
+		tests["without "+key] = valid.With(key, nil)
 	}
 	for name, m := range tests {
 		t.Run(name, func(t *testing.T) {
-			u, err := wire.DecodeUCAN(wire.EncodeBlock(m.join()))
+			u, err := wire.DecodeUCAN(wire.EncodeBlock(m.Join()))
 			if !errors.Is(err, wire.ErrMalformed) || u != nil {
 				t.Errorf("got %v, %v, want ErrMalformed", u, err)
 			}
@@ -199,14 +162,14 @@ func TestMalformedUCAN(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"nothing": nil, "a number": {1}, "a list": {0x80}, "a JWT": []byte("eyJhbGciOiJFZERTQSJ9.e30.AAAA"),
-		"cut":          valid.join()[:100],
-		"bytes behind": append(valid.join(), 0),
+		"cut":          valid.Join()[:100],
+		"bytes behind": append(valid.Join(), 0),
 	} {
 		if _, err := wire.DecodeUCAN(wire.EncodeBlock(b)); !errors.Is(err, wire.ErrMalformed) {
 			t.Errorf("%s: %v, want ErrMalformed", name, err)
 		}
 	}
-	if _, err := wire.DecodeUCAN(wire.EncodeBlock(valid.join())); err != nil {
+	if _, err := wire.DecodeUCAN(wire.EncodeBlock(valid.Join())); err != nil {
 		t.Fatalf("the UCAN to be spoilt: %v", err)
 	}
 
@@ -234,37 +197,37 @@ func TestMalformedUCAN(t *testing.T) {
 }
 
 func TestLegalUCANs(t *testing.T) {
-	valid := split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
-	capability := fields{"can": text("filecoin/offer"), "with": text("did:key:z6Mk"), "nb": {0xa0}}
-	att := func(key string, value []byte) fields {
-		return valid.with("att", array(capability.with(key, value).join()))
+	valid := cbortest.Split(t, sampleUCAN(t, "expiration, not before, nonce, facts").Bytes)
+	capability := cbortest.Fields{"can": text("filecoin/offer"), "with": text("did:key:z6Mk"), "nb": {0xa0}}
+	att := func(key string, value []byte) cbortest.Fields {
+		return valid.With("att", cbortest.Array(capability.With(key, value).Join()))
 	}
 	p256 := append([]byte{0x80, 0x24, 2}, make([]byte, 32)...)
 	secp := append([]byte{0xe7, 0x01, 3}, make([]byte, 32)...)
-	for name, m := range map[string]fields{
-		"no not before":        valid.with("nbf", nil),
-		"no nonce":             valid.with("nnc", nil),
-		"no facts":             valid.with("fct", nil),
+	for name, m := range map[string]cbortest.Fields{
+		"no not before":        valid.With("nbf", nil),
+		"no nonce":             valid.With("nnc", nil),
+		"no facts":             valid.With("fct", nil),
 		"no caveats":           att("nb", nil),
-		"never expires":        valid.with("exp", []byte{0xf6}),
+		"never expires":        valid.With("exp", []byte{0xf6}),
 		"any ability":          att("can", text("*")),
 		"all below":            att("can", text("filecoin/*")),
 		"longer path":          att("can", text("a/b/c")),
 		"unknown wildcard":     att("can", text("no/such/*")),
 		"any resource":         att("with", text("ucan:*")),
 		"URL":                  att("with", text("https://example.com/x?y#z")),
-		"P-256":                valid.with("iss", byteString(p256...)),
-		"secp256k1":            valid.with("aud", byteString(secp...)),
-		"did:mailto":           valid.with("aud", byteString(append([]byte{0x9d, 0x1a}, "mailto:example.com:a%2Bb!"...)...)),
-		"absent signature":     valid.with("s", byteString(0x80, 0xa0, 3, 0)),
-		"named absent":         valid.with("s", byteString(append([]byte{0x80, 0xa0, 3, 0}, "wallet"...)...)),
-		"non-standard":         valid.with("s", byteString(append([]byte{0x80, 0xa0, 3, 1, 0xff}, "wallet"...)...)),
-		"signed by ES256":      valid.with("s", byteString(append([]byte{0x80, 0xa4, 0xc0, 0x06, 64}, make([]byte, 64)...)...)),
-		"expired":              valid.with("exp", cbor.AppendInt(nil, -1)),
-		"inline proof as link": valid.with("prf", array(link(cid.MustParse("bafkqaaa")))),
+		"P-256":                valid.With("iss", byteString(p256...)),
+		"secp256k1":            valid.With("aud", byteString(secp...)),
+		"did:mailto":           valid.With("aud", byteString(append([]byte{0x9d, 0x1a}, "mailto:example.com:a%2Bb!"...)...)),
+		"absent signature":     valid.With("s", byteString(0x80, 0xa0, 3, 0)),
+		"named absent":         valid.With("s", byteString(append([]byte{0x80, 0xa0, 3, 0}, "wallet"...)...)),
+		"non-standard":         valid.With("s", byteString(append([]byte{0x80, 0xa0, 3, 1, 0xff}, "wallet"...)...)),
+		"signed by ES256":      valid.With("s", byteString(append([]byte{0x80, 0xa4, 0xc0, 0x06, 64}, make([]byte, 64)...)...)),
+		"expired":              valid.With("exp", cbor.AppendInt(nil, -1)),
+		"inline proof as link": valid.With("prf", cbortest.Array(link(cid.MustParse("bafkqaaa")))),
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := wire.EncodeBlock(m.join())
+			b := wire.EncodeBlock(m.Join())
 			u, err := wire.DecodeUCAN(b)
 			if err != nil {
 				t.Fatal(err)
@@ -362,12 +325,12 @@ func TestLookalikes(t *testing.T) {
 	c := sumCID(nil)
 	sign := func(value []byte) *wire.UCAN {
 		return must[*wire.UCAN](t)(wire.SignUCAN(s, wire.UCAN{
-			Audience: s.DID(), Capabilities: []wire.Capability{{Can: "a/b", With: "a:b", Nb: fields{"x": value}.join()}},
+			Audience: s.DID(), Capabilities: []wire.Capability{{Can: "a/b", With: "a:b", Nb: cbortest.Fields{"x": value}.Join()}},
 		}))
 	}
 	for name, test := range map[string]struct{ signed, lookalike []byte }{
-		"link as map":         {link(c), fields{"/": text(c.String())}.join()},
-		"bytes as map":        {byteString(1, 2), fields{"/": fields{"bytes": text("AQI")}.join()}.join()},
+		"link as map":         {link(c), cbortest.Fields{"/": text(c.String())}.Join()},
+		"bytes as map":        {byteString(1, 2), cbortest.Fields{"/": cbortest.Fields{"bytes": text("AQI")}.Join()}.Join()},
 		"integer as float":    {[]byte{1}, cbor.AppendFloat(nil, 1)},
 		"zero as float":       {[]byte{0}, cbor.AppendFloat(nil, 0)},
 		"zero as minus zero":  {[]byte{0}, cbor.AppendFloat(nil, math.Copysign(0, -1))},
@@ -382,7 +345,7 @@ func TestLookalikes(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		changed := *u
-		changed.Capabilities = []wire.Capability{{Can: "a/b", With: "a:b", Nb: fields{"x": test.lookalike}.join()}}
+		changed.Capabilities = []wire.Capability{{Can: "a/b", With: "a:b", Nb: cbortest.Fields{"x": test.lookalike}.Join()}}
 		other := must[*wire.UCAN](t)(wire.DecodeUCAN(must[wire.Block](t)(changed.Encode())))
 		if err := other.Verify(s.Verifier()); !errors.Is(err, wire.ErrSignature) {
 			t.Errorf("%s: %v, want ErrSignature", name, err)
@@ -391,50 +354,52 @@ func TestLookalikes(t *testing.T) {
 }
 
 func TestMalformedReceipt(t *testing.T) {
-	valid := split(t, sampleReceipt(t, "meta and proofs").Bytes)
-	outcome := split(t, valid["ocm"])
-	ocm := func(key string, value []byte) fields { return valid.with("ocm", outcome.with(key, value).join()) }
+	valid := cbortest.Split(t, sampleReceipt(t, "meta and proofs").Bytes)
+	outcome := cbortest.Split(t, valid["ocm"])
+	ocm := func(key string, value []byte) cbortest.Fields {
+		return valid.With("ocm", outcome.With(key, value).Join())
+	}
 	task := sampleUCAN(t, "did:web issuer").CID
-	fork := array(link(task))
+	fork := cbortest.Array(link(task))
 
-	tests := map[string]fields{
-		"unknown field":             valid.with("x", []byte{1}),
+	tests := map[string]cbortest.Fields{
+		"unknown field":             valid.With("x", []byte{1}),
 		"unknown field of outcome":  ocm("x", []byte{1}),
-		"signature code only":       valid.with("sig", byteString(0xed, 0xa1, 0x03)),
-		"signature as text":         valid.with("sig", text("x")),
-		"outcome a list":            valid.with("ocm", array()),
+		"signature code only":       valid.With("sig", byteString(0xed, 0xa1, 0x03)),
+		"signature as text":         valid.With("sig", text("x")),
+		"outcome a list":            valid.With("ocm", cbortest.Array()),
 		"out empty":                 ocm("out", []byte{0xa0}),
-		"out both":                  ocm("out", fields{"ok": {0xa0}, "error": {0xa0}}.join()),
-		"out neither":               ocm("out", fields{"maybe": {0xa0}}.join()),
-		"out a list":                ocm("out", array()),
+		"out both":                  ocm("out", cbortest.Fields{"ok": {0xa0}, "error": {0xa0}}.Join()),
+		"out neither":               ocm("out", cbortest.Fields{"maybe": {0xa0}}.Join()),
+		"out a list":                ocm("out", cbortest.Array()),
 		"fx empty":                  ocm("fx", []byte{0xa0}),
-		"fx without fork":           ocm("fx", fields{"join": link(task)}.join()),
-		"fx unknown field":          ocm("fx", fields{"fork": fork, "x": {1}}.join()),
+		"fx without fork":           ocm("fx", cbortest.Fields{"join": link(task)}.Join()),
+		"fx unknown field":          ocm("fx", cbortest.Fields{"fork": fork, "x": {1}}.Join()),
 		"fx null":                   ocm("fx", []byte{0xf6}),
-		"fork a link":               ocm("fx", fields{"fork": link(task)}.join()),
-		"fork of text":              ocm("fx", fields{"fork": array(text("x"))}.join()),
-		"fork of a million":         ocm("fx", fields{"fork": cbor.AppendArray(nil, 1<<20)}.join()),
-		"join null":                 ocm("fx", fields{"fork": fork, "join": {0xf6}}.join()),
-		"join a list":               ocm("fx", fields{"fork": fork, "join": fork}.join()),
+		"fork a link":               ocm("fx", cbortest.Fields{"fork": link(task)}.Join()),
+		"fork of text":              ocm("fx", cbortest.Fields{"fork": cbortest.Array(text("x"))}.Join()),
+		"fork of a million":         ocm("fx", cbortest.Fields{"fork": cbor.AppendArray(nil, 1<<20)}.Join()),
+		"join null":                 ocm("fx", cbortest.Fields{"fork": fork, "join": {0xf6}}.Join()),
+		"join a list":               ocm("fx", cbortest.Fields{"fork": fork, "join": fork}.Join()),
 		"issuer bytes":              ocm("iss", byteString(0xed)),
 		"issuer not a DID":          ocm("iss", text("alice")),
 		"issuer did:key of nothing": ocm("iss", text("did:key:z")),
 		"issuer in base32":          ocm("iss", text("did:key:bafy")),
 		"issuer with l and 0":       ocm("iss", text("did:key:z0l")),
 		"ran text":                  ocm("ran", text("x")),
-		"meta a list":               ocm("meta", array()),
+		"meta a list":               ocm("meta", cbortest.Array()),
 		"meta null":                 ocm("meta", []byte{0xf6}),
 		"proofs a map":              ocm("prf", []byte{0xa0}),
 	}
 	for _, key := range []string{"ocm", "sig"} {
-		tests["without "+key] = valid.with(key, nil)
+		tests["without "+key] = valid.With(key, nil)
 	}
 	for _, key := range []string{"fx", "out", "prf", "ran", "meta"} {
 		tests["outcome without "+key] = ocm(key, nil)
 	}
 	for name, m := range tests {
 		t.Run(name, func(t *testing.T) {
-			rc, err := wire.DecodeReceipt(wire.EncodeBlock(m.join()))
+			rc, err := wire.DecodeReceipt(wire.EncodeBlock(m.Join()))
 			if !errors.Is(err, wire.ErrMalformed) || rc != nil {
 				t.Errorf("got %v, %v, want ErrMalformed", rc, err)
 			}
@@ -442,7 +407,7 @@ func TestMalformedReceipt(t *testing.T) {
 	}
 
 	// A receipt need not name its issuer; then the signature alone decides.
-	rc, err := wire.DecodeReceipt(wire.EncodeBlock(ocm("iss", nil).join()))
+	rc, err := wire.DecodeReceipt(wire.EncodeBlock(ocm("iss", nil).Join()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -458,12 +423,12 @@ func TestMalformedReceipt(t *testing.T) {
 }
 
 // encodeMessage returns the CAR of a message with these fields and blocks.
-func encodeMessage(m fields, blocks ...wire.Block) []byte {
+func encodeMessage(m cbortest.Fields, blocks ...wire.Block) []byte {
 	return tagged("ucanto/message@7.0.0", m, blocks...)
 }
 
-func tagged(tag string, m fields, blocks ...wire.Block) []byte {
-	root := wire.EncodeBlock(fields{tag: m.join()}.join())
+func tagged(tag string, m cbortest.Fields, blocks ...wire.Block) []byte {
+	root := wire.EncodeBlock(cbortest.Fields{tag: m.Join()}.Join())
 	return wire.AppendCAR(nil, []cid.Cid{root.CID}, append(slices.Clip(blocks), root))
 }
 
@@ -474,9 +439,9 @@ func TestMalformedMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	execute := fields{"execute": array(link(u.CID))}
-	report := fields{"report": fields{decoded.Ran.String(): link(rc.CID)}.join()}
-	for _, good := range [][]byte{encodeMessage(execute, u), encodeMessage(report, rc), encodeMessage(fields{}), encodeMessage(fields{"execute": array()})} {
+	execute := cbortest.Fields{"execute": cbortest.Array(link(u.CID))}
+	report := cbortest.Fields{"report": cbortest.Fields{decoded.Ran.String(): link(rc.CID)}.Join()}
+	for _, good := range [][]byte{encodeMessage(execute, u), encodeMessage(report, rc), encodeMessage(cbortest.Fields{}), encodeMessage(cbortest.Fields{"execute": cbortest.Array()})} {
 		if _, err := wire.DecodeMessage(good, wire.Limits{}); err != nil {
 			t.Fatal(err)
 		}
@@ -486,7 +451,7 @@ func TestMalformedMessage(t *testing.T) {
 	agent := vectors.signer(t, "agent")
 	// A proof without capabilities, next to a session for a did:mailto.
 	session := sampleUCAN(t, "absent signature")
-	hollow := wire.EncodeBlock(split(t, u.Bytes).with("att", array()).join())
+	hollow := wire.EncodeBlock(cbortest.Split(t, u.Bytes).With("att", cbortest.Array()).Join())
 	over, err := wire.SignUCAN(agent, wire.UCAN{
 		Audience: agent.DID(), Capabilities: []wire.Capability{{Can: "a/b", With: "a:b"}},
 		Proofs: []cid.Cid{session.CID, hollow.CID},
@@ -501,9 +466,9 @@ func TestMalformedMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	invalidUCAN := wire.EncodeBlock(split(t, u.Bytes).with("s", byteString(0xed, 0xa1, 0x03)).join())
-	invalidReceipt := wire.EncodeBlock(split(t, rc.Bytes).with("sig", byteString(0xed, 0xa1, 0x03)).join())
-	root := wire.EncodeBlock(fields{"ucanto/message@7.0.0": execute.join()}.join())
+	invalidUCAN := wire.EncodeBlock(cbortest.Split(t, u.Bytes).With("s", byteString(0xed, 0xa1, 0x03)).Join())
+	invalidReceipt := wire.EncodeBlock(cbortest.Split(t, rc.Bytes).With("sig", byteString(0xed, 0xa1, 0x03)).Join())
+	root := wire.EncodeBlock(cbortest.Fields{"ucanto/message@7.0.0": execute.Join()}.Join())
 	rawRoot := wire.Block{CID: cid.NewCidV1(cid.Raw, root.CID.Hash()), Bytes: root.Bytes}
 	upper, err := decoded.Ran.StringOfBase('B')
 	if err != nil {
@@ -514,24 +479,24 @@ func TestMalformedMessage(t *testing.T) {
 		"nothing":                    nil,
 		"other version":              tagged("ucanto/message@8.0.0", execute, u),
 		"two versions":               wire.AppendCAR(nil, []cid.Cid{root.CID}, nil),
-		"unknown field":              encodeMessage(execute.with("x", []byte{1}), u),
-		"execute a map":              encodeMessage(fields{"execute": {0xa0}}),
-		"execute of text":            encodeMessage(fields{"execute": array(text("x"))}),
-		"execute null":               encodeMessage(fields{"execute": {0xf6}}),
-		"report a list":              encodeMessage(fields{"report": array()}),
-		"report of text":             encodeMessage(fields{"report": fields{decoded.Ran.String(): text("x")}.join()}, rc),
+		"unknown field":              encodeMessage(execute.With("x", []byte{1}), u),
+		"execute a map":              encodeMessage(cbortest.Fields{"execute": {0xa0}}),
+		"execute of text":            encodeMessage(cbortest.Fields{"execute": cbortest.Array(text("x"))}),
+		"execute null":               encodeMessage(cbortest.Fields{"execute": {0xf6}}),
+		"report a list":              encodeMessage(cbortest.Fields{"report": cbortest.Array()}),
+		"report of text":             encodeMessage(cbortest.Fields{"report": cbortest.Fields{decoded.Ran.String(): text("x")}.Join()}, rc),
 		"invocation missing":         encodeMessage(execute),
-		"invocation a receipt":       encodeMessage(fields{"execute": array(link(rc.CID))}, rc),
-		"invocation without signer":  encodeMessage(fields{"execute": array(link(invalidUCAN.CID))}, invalidUCAN),
-		"invocation of no ability":   encodeMessage(fields{"execute": array(link(hollow.CID))}, hollow),
-		"proof of no ability":        encodeMessage(fields{"execute": array(link(over.Link()))}, session, hollow, over.Block()),
-		"proof not a UCAN":           encodeMessage(fields{"execute": array(link(overPieces.Link()))}, pieces, overPieces.Block()),
+		"invocation a receipt":       encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(rc.CID))}, rc),
+		"invocation without signer":  encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(invalidUCAN.CID))}, invalidUCAN),
+		"invocation of no ability":   encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(hollow.CID))}, hollow),
+		"proof of no ability":        encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(over.Link()))}, session, hollow, over.Block()),
+		"proof not a UCAN":           encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(overPieces.Link()))}, pieces, overPieces.Block()),
 		"receipt missing":            encodeMessage(report),
-		"receipt a UCAN":             encodeMessage(fields{"report": fields{decoded.Ran.String(): link(u.CID)}.join()}, u),
-		"receipt without signature":  encodeMessage(fields{"report": fields{decoded.Ran.String(): link(invalidReceipt.CID)}.join()}, invalidReceipt),
-		"receipt of another task":    encodeMessage(fields{"report": fields{u.CID.String(): link(rc.CID)}.join()}, rc),
-		"receipt under no CID":       encodeMessage(fields{"report": fields{"task": link(rc.CID)}.join()}, rc),
-		"receipt under another base": encodeMessage(fields{"report": fields{upper: link(rc.CID)}.join()}, rc),
+		"receipt a UCAN":             encodeMessage(cbortest.Fields{"report": cbortest.Fields{decoded.Ran.String(): link(u.CID)}.Join()}, u),
+		"receipt without signature":  encodeMessage(cbortest.Fields{"report": cbortest.Fields{decoded.Ran.String(): link(invalidReceipt.CID)}.Join()}, invalidReceipt),
+		"receipt of another task":    encodeMessage(cbortest.Fields{"report": cbortest.Fields{u.CID.String(): link(rc.CID)}.Join()}, rc),
+		"receipt under no CID":       encodeMessage(cbortest.Fields{"report": cbortest.Fields{"task": link(rc.CID)}.Join()}, rc),
+		"receipt under another base": encodeMessage(cbortest.Fields{"report": cbortest.Fields{upper: link(rc.CID)}.Join()}, rc),
 		"no root":                    wire.AppendCAR(nil, nil, []wire.Block{u, root}),
 		"two roots":                  wire.AppendCAR(nil, []cid.Cid{root.CID, root.CID}, []wire.Block{u, root}),
 		"root missing":               wire.AppendCAR(nil, []cid.Cid{root.CID}, []wire.Block{u}),
@@ -630,10 +595,10 @@ func TestLimits(t *testing.T) {
 			blocks[i] = sign(fmt.Sprint("n", i))
 			links[i] = link(blocks[i].CID)
 		}
-		return encodeMessage(fields{"execute": array(links...)}, blocks...)
+		return encodeMessage(cbortest.Fields{"execute": cbortest.Array(links...)}, blocks...)
 	}
 	receipts := func(n int) []byte {
-		report, blocks := fields{}, make([]wire.Block, n)
+		report, blocks := cbortest.Fields{}, make([]wire.Block, n)
 		for i := range n {
 			task := sumCID(fmt.Append(nil, i))
 			rc, err := wire.SignReceipt(s, wire.Receipt{Ran: task, Out: wire.Result{OK: []byte{0xa0}}})
@@ -643,10 +608,10 @@ func TestLimits(t *testing.T) {
 			blocks[i] = rc.Block()
 			report[task.String()] = link(rc.Link())
 		}
-		return encodeMessage(fields{"report": report.join()}, blocks...)
+		return encodeMessage(cbortest.Fields{"report": report.Join()}, blocks...)
 	}
 	execute := func(blocks ...wire.Block) []byte {
-		return encodeMessage(fields{"execute": array(link(blocks[len(blocks)-1].CID))}, blocks...)
+		return encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(blocks[len(blocks)-1].CID))}, blocks...)
 	}
 	absentProofs := func(n int) []byte {
 		proofs := make([]cid.Cid, n)
@@ -662,7 +627,7 @@ func TestLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return encodeMessage(fields{"report": fields{sumCID(nil).String(): link(rc.Link())}.join()}, rc.Block())
+		return encodeMessage(cbortest.Fields{"report": cbortest.Fields{sumCID(nil).String(): link(rc.Link())}.Join()}, rc.Block())
 	}
 	// The deep path comes second: the shared proof has been measured on the short one before.
 	twoPaths := func(n int) []byte {
@@ -734,7 +699,7 @@ func TestDiamondProofs(t *testing.T) {
 	}
 	top := blocks[len(blocks)-2:]
 	blocks = append(blocks, sign("top", top[0].CID, top[1].CID))
-	m, err := wire.DecodeMessage(encodeMessage(fields{"execute": array(link(blocks[16].CID))}, blocks...),
+	m, err := wire.DecodeMessage(encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(blocks[16].CID))}, blocks...),
 		wire.Limits{Proofs: 16})
 	if err != nil {
 		t.Fatal(err)
@@ -743,7 +708,7 @@ func TestDiamondProofs(t *testing.T) {
 	if len(exported) != 17 || exported[16].CID != blocks[16].CID {
 		t.Errorf("exported %d blocks, want 17", len(exported))
 	}
-	if _, err := wire.DecodeMessage(encodeMessage(fields{"execute": array(link(blocks[16].CID))}, blocks...),
+	if _, err := wire.DecodeMessage(encodeMessage(cbortest.Fields{"execute": cbortest.Array(link(blocks[16].CID))}, blocks...),
 		wire.Limits{Proofs: 15}); !errors.Is(err, wire.ErrLimit) {
 		t.Errorf("16 proofs of 15: %v", err)
 	}

@@ -38,6 +38,7 @@ import (
 	thttp "github.com/storacha/go-ucanto/transport/http"
 	"github.com/storacha/go-ucanto/ucan"
 
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/wire"
 	"github.com/storacha/w3filecoin/wire/cbor"
 )
@@ -131,13 +132,13 @@ func (g generator) notNull(depth int) []byte {
 }
 
 func (g generator) mapping(dst []byte, depth int) []byte {
-	m := fields{}
+	m := cbortest.Fields{}
 	for range g.IntN(5) {
 		if key := g.text(); key != "/" {
 			m[key] = g.notNull(max(0, depth))
 		}
 	}
-	return append(dst, m.join()...)
+	return append(dst, m.Join()...)
 }
 
 func (g generator) ucan(audience wire.DID) wire.UCAN {
@@ -189,7 +190,7 @@ type rawFact struct {
 
 func (r rawFact) ToIPLD() (map[string]datamodel.Node, error) {
 	m := map[string]datamodel.Node{}
-	for key, value := range split(r.t, r.b) {
+	for key, value := range cbortest.Split(r.t, r.b) {
 		m[key] = node(r.t, value)
 	}
 	return m, nil
@@ -353,7 +354,7 @@ func TestOracleReceipts(t *testing.T) {
 			opts = append(opts, receipt.WithJoin(fx.FromLink(cidlink.Link{Cid: want.Join})))
 		}
 		if g.IntN(2) == 0 {
-			want.Meta = fields{"n": {1}, "note": text("x")}.join()
+			want.Meta = cbortest.Fields{"n": {1}, "note": text("x")}.Join()
 			opts = append(opts, receipt.WithMeta(map[string]any{"note": new("x"), "n": new(int64(1))}))
 		}
 		var proofs []delegation.Proof
@@ -501,7 +502,7 @@ func TestOracleServer(t *testing.T) {
 
 func errorName(t testing.TB, rc *wire.Receipt) string {
 	t.Helper()
-	r := cbor.NewReader(split(t, rc.Out.Error)["name"])
+	r := cbor.NewReader(cbortest.Split(t, rc.Out.Error)["name"])
 	name := r.Text()
 	if err := r.Done(); err != nil {
 		t.Fatal(err)

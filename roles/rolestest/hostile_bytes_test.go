@@ -19,6 +19,7 @@ import (
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/roles/client"
@@ -44,14 +45,14 @@ func TestMalformedMessages(t *testing.T) {
 	s, _, subjects := dealt(t)
 	c := subjectOf(t, subjects, filecoin.OfferAbility)
 	chain := s.chain(c, 1, func(_ int, k *token) { k.nonce = "malformed" })
-	proof, inv := split(t, chain[0].Block().Bytes), split(t, chain[1].Block().Bytes)
+	proof, inv := cbortest.Split(t, chain[0].Block().Bytes), cbortest.Split(t, chain[1].Block().Bytes)
 	good := message(chain)
 	text := func(s string) []byte { return cbor.AppendText(nil, s) }
 	raw := func(b ...byte) []byte { return cbor.AppendBytes(nil, b) }
 	// under puts a proof below the invocation.
-	under := func(proof fields, more ...capabilities.Block) []byte {
-		b := wire.EncodeBlock(proof.join())
-		return executing(inv.with("prf", array(linkTo(b.CID))).join(), append(more, b)...)
+	under := func(proof cbortest.Fields, more ...capabilities.Block) []byte {
+		b := wire.EncodeBlock(proof.Join())
+		return executing(inv.With("prf", cbortest.Array(linkTo(b.CID))).Join(), append(more, b)...)
 	}
 	reporting := func(receipt []byte) []byte {
 		b := wire.EncodeBlock(receipt)
@@ -61,12 +62,12 @@ func TestMalformedMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	receipt := split(t, signed.Block().Bytes)
-	outcome := split(t, receipt["ocm"])
+	receipt := cbortest.Split(t, signed.Block().Bytes)
+	outcome := cbortest.Split(t, receipt["ocm"])
 	// A proof without capabilities beside one by a principal that has no key: each alone, and one below the other.
-	mailto := proof.with("iss", raw(append([]byte{0x9d, 0x1a}, "mailto:example.com:alice"...)...)).with("s", raw(wire.AbsentSignature()...))
-	empty := proof.with("att", array())
-	emptyBlock, mailtoBlock := wire.EncodeBlock(empty.join()), wire.EncodeBlock(mailto.join())
+	mailto := proof.With("iss", raw(append([]byte{0x9d, 0x1a}, "mailto:example.com:alice"...)...)).With("s", raw(wire.AbsentSignature()...))
+	empty := proof.With("att", cbortest.Array())
+	emptyBlock, mailtoBlock := wire.EncodeBlock(empty.Join()), wire.EncodeBlock(mailto.Join())
 	deep := append(bytes.Repeat([]byte{0x81}, 100_000), 0xf6)
 	wrongHash := wire.Block{CID: chain[0].Link(), Bytes: append(bytes.Clone(chain[0].Block().Bytes), 0)}
 	md5, err := multihash.Encode(make([]byte, 16), multihash.MD5)
@@ -86,35 +87,35 @@ func TestMalformedMessages(t *testing.T) {
 		return links
 	}
 	announcing := func(n int) []byte {
-		root := wire.EncodeBlock(fields{"ucanto/message@7.0.0": fields{"execute": cbor.AppendArray(nil, n)}.join()}.join())
+		root := wire.EncodeBlock(cbortest.Fields{"ucanto/message@7.0.0": cbortest.Fields{"execute": cbor.AppendArray(nil, n)}.Join()}.Join())
 		return wire.AppendCAR(nil, []cid.Cid{root.CID}, []wire.Block{root})
 	}
 	tests := map[string][]byte{
-		"signature of its code only":           executing(inv.with("s", raw(0xed, 0xa1, 0x03)).join()),
-		"signature of a proof likewise":        under(proof.with("s", raw(0xed, 0xa1, 0x03))),
-		"signature empty":                      executing(inv.with("s", raw()).join()),
-		"signature announcing what is not":     executing(inv.with("s", raw(0xed, 0xa1, 0x03, 0x40)).join()),
-		"signature announcing 2^63 bytes":      executing(inv.with("s", raw(0x80, 0xa0, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f)).join()),
-		"issuer that is none":                  executing(inv.with("iss", raw(1, 2, 3)).join()),
-		"issuer of a proof likewise":           under(proof.with("iss", raw(1, 2, 3))),
-		"issuer empty":                         executing(inv.with("iss", raw()).join()),
-		"issuer with a key of an unknown type": executing(inv.with("iss", raw(append([]byte{0x80, 0x26}, make([]byte, 32)...)...)).join()),
-		"audience that is none":                executing(inv.with("aud", raw(0xed)).join()),
-		"audience of a proof likewise":         under(proof.with("aud", raw(0xed))),
-		"no capability":                        executing(inv.with("att", array()).join()),
+		"signature of its code only":           executing(inv.With("s", raw(0xed, 0xa1, 0x03)).Join()),
+		"signature of a proof likewise":        under(proof.With("s", raw(0xed, 0xa1, 0x03))),
+		"signature empty":                      executing(inv.With("s", raw()).Join()),
+		"signature announcing what is not":     executing(inv.With("s", raw(0xed, 0xa1, 0x03, 0x40)).Join()),
+		"signature announcing 2^63 bytes":      executing(inv.With("s", raw(0x80, 0xa0, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f)).Join()),
+		"issuer that is none":                  executing(inv.With("iss", raw(1, 2, 3)).Join()),
+		"issuer of a proof likewise":           under(proof.With("iss", raw(1, 2, 3))),
+		"issuer empty":                         executing(inv.With("iss", raw()).Join()),
+		"issuer with a key of an unknown type": executing(inv.With("iss", raw(append([]byte{0x80, 0x26}, make([]byte, 32)...)...)).Join()),
+		"audience that is none":                executing(inv.With("aud", raw(0xed)).Join()),
+		"audience of a proof likewise":         under(proof.With("aud", raw(0xed))),
+		"no capability":                        executing(inv.With("att", cbortest.Array()).Join()),
 		"proof without capability":             under(empty),
 		"proof without capability beside one by a mailto": executing(
-			inv.with("prf", array(linkTo(mailtoBlock.CID), linkTo(emptyBlock.CID))).join(), mailtoBlock, emptyBlock),
-		"proof without capability below one by a mailto": under(mailto.with("prf", array(linkTo(emptyBlock.CID))), emptyBlock),
+			inv.With("prf", cbortest.Array(linkTo(mailtoBlock.CID), linkTo(emptyBlock.CID))).Join(), mailtoBlock, emptyBlock),
+		"proof without capability below one by a mailto": under(mailto.With("prf", cbortest.Array(linkTo(emptyBlock.CID))), emptyBlock),
 
-		"effects that are no links": reporting(receipt.with("ocm",
-			outcome.with("fx", fields{"fork": array(text("x"))}.join()).join()).join()),
-		"effects without forks":       reporting(receipt.with("ocm", outcome.with("fx", fields{}.join()).join()).join()),
-		"a join that is no link":      reporting(receipt.with("ocm", outcome.with("fx", fields{"fork": array(), "join": text("x")}.join()).join()).join()),
-		"receipt with half signature": reporting(receipt.with("sig", raw(0xed, 0xa1, 0x03)).join()),
-		"receipt with both results":   reporting(receipt.with("ocm", outcome.with("out", fields{"ok": {0xa0}, "error": {0xa0}}.join()).join()).join()),
-		"receipt with no result":      reporting(receipt.with("ocm", outcome.with("out", fields{}.join()).join()).join()),
-		"receipt by nobody":           reporting(receipt.with("ocm", outcome.with("iss", text("did:")).join()).join()),
+		"effects that are no links": reporting(receipt.With("ocm",
+			outcome.With("fx", cbortest.Fields{"fork": cbortest.Array(text("x"))}.Join()).Join()).Join()),
+		"effects without forks":       reporting(receipt.With("ocm", outcome.With("fx", cbortest.Fields{}.Join()).Join()).Join()),
+		"a join that is no link":      reporting(receipt.With("ocm", outcome.With("fx", cbortest.Fields{"fork": cbortest.Array(), "join": text("x")}.Join()).Join()).Join()),
+		"receipt with half signature": reporting(receipt.With("sig", raw(0xed, 0xa1, 0x03)).Join()),
+		"receipt with both results":   reporting(receipt.With("ocm", outcome.With("out", cbortest.Fields{"ok": {0xa0}, "error": {0xa0}}.Join()).Join()).Join()),
+		"receipt with no result":      reporting(receipt.With("ocm", outcome.With("out", cbortest.Fields{}.Join()).Join()).Join()),
+		"receipt by nobody":           reporting(receipt.With("ocm", outcome.With("iss", text("did:")).Join()).Join()),
 		"receipt under another task":  envelope(nil, map[string]cid.Cid{chain[0].Link().String(): signed.Link()}, signed.Block()),
 		"receipt under no CID":        envelope(nil, map[string]cid.Cid{"x": signed.Link()}, signed.Block()),
 		"receipt that is not there":   envelope(nil, map[string]cid.Cid{chain[1].Link().String(): signed.Link()}),
@@ -137,7 +138,7 @@ func TestMalformedMessages(t *testing.T) {
 		"root that is a UCAN":            wire.AppendCAR(nil, []cid.Cid{chain[1].Link()}, []wire.Block{chain[1].Block()}),
 		"invocation not there":           envelope([]cid.Cid{chain[1].Link()}, nil),
 		"invocation that is no UCAN":     executing([]byte{0xa0}),
-		"invocation that is a list":      executing(array()),
+		"invocation that is a list":      executing(cbortest.Array()),
 		"invocation under identity CID":  envelope([]cid.Cid{inline.CID}, nil, inline),
 		"nothing to execute":             envelope(nil, nil),
 		"empty list to execute":          envelope([]cid.Cid{}, nil),
@@ -145,14 +146,14 @@ func TestMalformedMessages(t *testing.T) {
 		"a million invocations":          announcing(1 << 20),
 		"block of another hash":          message(chain[1:], wrongHash),
 		"block under MD5":                message(chain, wire.Block{CID: cid.NewCidV1(cid.Raw, md5), Bytes: []byte("x")}),
-		"caveats nested without end":     executing(inv.with("att", array(fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": deep}.join())).join()),
-		"caveats with the keys unsorted": executing(inv.with("att", array(fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": {0xa2, 0x61, 'b', 1, 0x61, 'a', 1}}.join())).join()),
-		"caveats with a key twice":       executing(inv.with("att", array(fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": {0xa2, 0x61, 'a', 1, 0x61, 'a', 1}}.join())).join()),
-		"float that is not a number":     executing(inv.with("att", array(fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": {0xa1, 0x61, 'a', 0xfb, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0}}.join())).join()),
-		"proofs announced, not there":    executing(inv.with("prf", cbor.AppendArray(nil, 1<<40)).join()),
-		"facts announced, not there":     executing(inv.with("fct", cbor.AppendArray(nil, 1<<40)).join()),
-		"unknown field of a UCAN":        executing(inv.with("x", []byte{1}).join()),
-		"version of the future":          executing(inv.with("v", text("1.0.0")).join()),
+		"caveats nested without end":     executing(inv.With("att", cbortest.Array(cbortest.Fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": deep}.Join())).Join()),
+		"caveats with the keys unsorted": executing(inv.With("att", cbortest.Array(cbortest.Fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": {0xa2, 0x61, 'b', 1, 0x61, 'a', 1}}.Join())).Join()),
+		"caveats with a key twice":       executing(inv.With("att", cbortest.Array(cbortest.Fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": {0xa2, 0x61, 'a', 1, 0x61, 'a', 1}}.Join())).Join()),
+		"float that is not a number":     executing(inv.With("att", cbortest.Array(cbortest.Fields{"can": text("filecoin/offer"), "with": text("did:key:z"), "nb": {0xa1, 0x61, 'a', 0xfb, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0}}.Join())).Join()),
+		"proofs announced, not there":    executing(inv.With("prf", cbor.AppendArray(nil, 1<<40)).Join()),
+		"facts announced, not there":     executing(inv.With("fct", cbor.AppendArray(nil, 1<<40)).Join()),
+		"unknown field of a UCAN":        executing(inv.With("x", []byte{1}).Join()),
+		"version of the future":          executing(inv.With("v", text("1.0.0")).Join()),
 	}
 	before := s.stored()
 	for name, body := range tests {
@@ -191,7 +192,7 @@ func TestMalformedCaveats(t *testing.T) {
 	}
 	before := s.stored()
 	for _, c := range subjects {
-		good := split(t, capabilities.Encode(c.nb))
+		good := cbortest.Split(t, capabilities.Encode(c.nb))
 		for _, key := range []string{"piece", "aggregate"} {
 			if good[key] == nil || c.delegated == capabilities.UnsupportedCapability {
 				continue
@@ -202,13 +203,13 @@ func TestMalformedCaveats(t *testing.T) {
 			}
 			for name, value := range values {
 				t.Run(c.can+"/"+key+"/"+name, func(t *testing.T) {
-					nb := good.with(key, value)
+					nb := good.With(key, value)
 					if value == nil {
 						delete(nb, key)
 					}
 					chain := s.chain(c, 1, func(i int, k *token) {
 						if i == 1 {
-							k.caps[0].Nb = nb.join()
+							k.caps[0].Nb = nb.Join()
 						}
 					})
 					got := s.post(c.role, message(chain, c.attach...)).outcome(t, chain[1].Link(), s.Roles[c.role].Signer)
@@ -233,7 +234,7 @@ func TestPieceLists(t *testing.T) {
 		t.Fatal(err)
 	}
 	inline := capabilities.Block{CID: cid.NewCidV1(cid.DagCBOR, identity), Bytes: list.Bytes}
-	plain := wire.EncodeBlock(array(linkTo(list.CID)))
+	plain := wire.EncodeBlock(cbortest.Array(linkTo(list.CID)))
 	mapped := wire.EncodeBlock([]byte{0xa0})
 	announced := wire.EncodeBlock(cbor.AppendArray(nil, 1<<40))
 	before := s.stored()
@@ -445,15 +446,15 @@ func TestForgedReplies(t *testing.T) {
 		return m.Encode()
 	}
 	right := issue(storefront, task.Link())
-	outcome := split(t, split(t, right.Block().Bytes)["ocm"])
+	outcome := cbortest.Split(t, cbortest.Split(t, right.Block().Bytes)["ocm"])
 	// Signed by another, in the name of the right one, or of nobody.
 	relabel := func(iss string) []byte {
-		forged := split(t, issue(mallory(), task.Link()).Block().Bytes)
-		fake := outcome.with("iss", cbor.AppendText(nil, iss))
+		forged := cbortest.Split(t, issue(mallory(), task.Link()).Block().Bytes)
+		fake := outcome.With("iss", cbor.AppendText(nil, iss))
 		if iss == "" {
 			delete(fake, "iss")
 		}
-		b := wire.EncodeBlock(forged.with("ocm", fake.join()).join())
+		b := wire.EncodeBlock(forged.With("ocm", fake.Join()).Join())
 		return envelope(nil, map[string]cid.Cid{task.Link().String(): b.CID}, b)
 	}
 	byMallory := issue(mallory(), task.Link())

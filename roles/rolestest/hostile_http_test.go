@@ -29,6 +29,7 @@ import (
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/resolver"
 	"github.com/storacha/w3filecoin/roles"
@@ -505,14 +506,14 @@ func TestMemoryUnderAttack(t *testing.T) {
 		s.serve(name, h)
 	}
 	room := int(limit) - 1<<19
-	filled := func(size int, change func(i int, k fields)) []byte {
+	filled := func(size int, change func(i int, k cbortest.Fields)) []byte {
 		// As many UCANs as fit: 100 invocations, each citing the next of the rest.
-		template := split(t, s.sign(token{issuer: mallory(), audience: audience, caps: []wire.Capability{{Can: "x/y", With: "a:b"}}}).Block().Bytes)
+		template := cbortest.Split(t, s.sign(token{issuer: mallory(), audience: audience, caps: []wire.Capability{{Can: "x/y", With: "a:b"}}}).Block().Bytes)
 		var blocks []capabilities.Block
 		for i, total := 0, 0; len(blocks) < 9_000; i++ {
-			k := template.with("nnc", text(fmt.Sprint(i)))
+			k := template.With("nnc", text(fmt.Sprint(i)))
 			change(i, k)
-			b := wire.EncodeBlock(k.join())
+			b := wire.EncodeBlock(k.Join())
 			if total += len(b.Bytes) + 50; total > size {
 				break
 			}
@@ -526,9 +527,9 @@ func TestMemoryUnderAttack(t *testing.T) {
 			for _, b := range rest[:n] {
 				links = append(links, linkTo(b.CID))
 			}
-			k := split(t, rest[n].Bytes)
-			k["prf"] = array(links...)
-			b := wire.EncodeBlock(k.join())
+			k := cbortest.Split(t, rest[n].Bytes)
+			k["prf"] = cbortest.Array(links...)
+			b := wire.EncodeBlock(k.Join())
 			rest[n], invocations, rest = b, append(invocations, b.CID), rest[n+1:]
 		}
 		return envelope(invocations, nil, blocks...)
@@ -561,10 +562,12 @@ func TestMemoryUnderAttack(t *testing.T) {
 			bodies[name] = func() io.Reader { return stream(bytes.NewReader(body)) } // its length is not announced
 		}
 	}
-	add("facts", filled(room, func(_ int, k fields) { k["fct"] = repeated(100, []byte{0xa0}) }))
-	add("capabilities", filled(room, func(_ int, k fields) { k["att"] = repeated(100, fields{"can": text("*"), "with": text("a:b")}.join()) }))
-	add("proofs", filled(room, func(_ int, k fields) { k["prf"] = repeated(1000, shortest) }))
-	add("text that grows when it is signed", filled(room, func(_ int, k fields) {
+	add("facts", filled(room, func(_ int, k cbortest.Fields) { k["fct"] = repeated(100, []byte{0xa0}) }))
+	add("capabilities", filled(room, func(_ int, k cbortest.Fields) {
+		k["att"] = repeated(100, cbortest.Fields{"can": text("*"), "with": text("a:b")}.Join())
+	}))
+	add("proofs", filled(room, func(_ int, k cbortest.Fields) { k["prf"] = repeated(1000, shortest) }))
+	add("text that grows when it is signed", filled(room, func(_ int, k cbortest.Fields) {
 		k["nnc"] = text(strings.Repeat("\x01", 250_000-len(k["nnc"])) + string(k["nnc"][1:]))
 	}))
 	add("one block", message(s.chain(offer, 1, nil), huge))

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/roles/client"
 	"github.com/storacha/w3filecoin/store"
@@ -297,62 +297,27 @@ func message(ucans []*capabilities.UCAN, attach ...capabilities.Block) []byte {
 	return m.Encode()
 }
 
-// fields is a map in DAG-CBOR with its values still encoded, to be taken apart, changed and put together.
-type fields map[string][]byte
-
-func split(t testing.TB, b []byte) fields {
-	t.Helper()
-	m := fields{}
-	r := cbor.NewReader(b)
-	for range r.Map() {
-		key := string(r.Key())
-		m[key] = r.Raw()
-	}
-	if err := r.Done(); err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-func (m fields) join() []byte {
-	b := cbor.AppendMap(nil, len(m))
-	for _, key := range slices.SortedFunc(maps.Keys(m), cbor.CompareKeys) {
-		b = append(cbor.AppendText(b, key), m[key]...)
-	}
-	return b
-}
-
-func (m fields) with(key string, value []byte) fields {
-	changed := maps.Clone(m)
-	changed[key] = value
-	return changed
-}
-
-func array(items ...[]byte) []byte {
-	return append(cbor.AppendArray(nil, len(items)), bytes.Join(items, nil)...)
-}
-
 func linkTo(c cid.Cid) []byte { return cbor.AppendLink(nil, c) }
 
 // envelope is a CAR with an agent message as its root, however little sense its parts make: execute lists invocations, report receipts by the
 // text of their task.
 func envelope(execute []cid.Cid, report map[string]cid.Cid, blocks ...capabilities.Block) []byte {
-	body := fields{}
+	body := cbortest.Fields{}
 	if execute != nil {
 		var links [][]byte
 		for _, c := range execute {
 			links = append(links, linkTo(c))
 		}
-		body["execute"] = array(links...)
+		body["execute"] = cbortest.Array(links...)
 	}
 	if report != nil {
-		list := fields{}
+		list := cbortest.Fields{}
 		for task, c := range report {
 			list[task] = linkTo(c)
 		}
-		body["report"] = list.join()
+		body["report"] = list.Join()
 	}
-	root := wire.EncodeBlock(fields{"ucanto/message@7.0.0": body.join()}.join())
+	root := wire.EncodeBlock(cbortest.Fields{"ucanto/message@7.0.0": body.Join()}.Join())
 	return wire.AppendCAR(nil, []cid.Cid{root.CID}, append(slices.Clone(blocks), root))
 }
 

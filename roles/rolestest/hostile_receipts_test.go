@@ -16,6 +16,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/internal/cbortest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/segment"
 	"github.com/storacha/w3filecoin/store"
@@ -115,20 +116,20 @@ func (s *site) issue(by capabilities.Signer, task cid.Cid, out capabilities.Stru
 }
 
 // tampered returns a receipt with another signature, or with fields of its outcome replaced (nil: removed), as its block.
-func (s *site) tampered(r *capabilities.Receipt, signature []byte, outcome fields) *capabilities.Receipt {
+func (s *site) tampered(r *capabilities.Receipt, signature []byte, outcome cbortest.Fields) *capabilities.Receipt {
 	s.t.Helper()
-	all := split(s.t, r.Block().Bytes)
+	all := cbortest.Split(s.t, r.Block().Bytes)
 	if signature != nil {
 		all["sig"] = cbor.AppendBytes(nil, signature)
 	}
-	ocm := split(s.t, all["ocm"])
+	ocm := cbortest.Split(s.t, all["ocm"])
 	for key, value := range outcome {
 		if ocm[key] = value; value == nil {
 			delete(ocm, key)
 		}
 	}
-	all["ocm"] = ocm.join()
-	changed, err := wire.DecodeReceipt(wire.EncodeBlock(all.join()))
+	all["ocm"] = ocm.Join()
+	changed, err := wire.DecodeReceipt(wire.EncodeBlock(all.Join()))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -199,18 +200,18 @@ func TestReceiptsNotBelieved(t *testing.T) {
 		{"signature of another receipt", w.tampered(right, byMallory.Signature, nil), refused},
 		{"absent signature", w.tampered(right, wire.AbsentSignature(), nil), refused},
 		{"signed by another", byMallory, refused},
-		{"signed by another under the right name", w.tampered(byMallory, nil, fields{"iss": name(w.aggregator)}), refused},
-		{"signed by another without a name", w.tampered(byMallory, nil, fields{"iss": nil}), refused},
+		{"signed by another under the right name", w.tampered(byMallory, nil, cbortest.Fields{"iss": name(w.aggregator)}), refused},
+		{"signed by another without a name", w.tampered(byMallory, nil, cbortest.Fields{"iss": nil}), refused},
 		{"signed by the storefront itself", w.issue(w.Roles["storefront"].Signer, task, ok, join), refused},
 		{"signed by the dealer", w.issue(w.dealer, task, ok, join), refused},
-		{"under another name", w.tampered(right, nil, fields{"iss": name(mallory())}), refused},
-		{"moved to another task", w.tampered(right, nil, fields{"ran": linkTo(other)}), refused},
-		{"with another result", w.tampered(right, nil, fields{"out": fields{"ok": capabilities.Encode(w.accepted(1))}.join()}), refused},
-		{"with another join", w.tampered(right, nil, fields{"fx": fields{"fork": array(), "join": linkTo(other)}.join()}), refused},
-		{"turned into a failure", w.tampered(right, nil, fields{"out": fields{"error": capabilities.Fail("X", "x").Encode()}.join()}), refused},
+		{"under another name", w.tampered(right, nil, cbortest.Fields{"iss": name(mallory())}), refused},
+		{"moved to another task", w.tampered(right, nil, cbortest.Fields{"ran": linkTo(other)}), refused},
+		{"with another result", w.tampered(right, nil, cbortest.Fields{"out": cbortest.Fields{"ok": capabilities.Encode(w.accepted(1))}.Join()}), refused},
+		{"with another join", w.tampered(right, nil, cbortest.Fields{"fx": cbortest.Fields{"fork": cbortest.Array(), "join": linkTo(other)}.Join()}), refused},
+		{"turned into a failure", w.tampered(right, nil, cbortest.Fields{"out": cbortest.Fields{"error": capabilities.Fail("X", "x").Encode()}.Join()}), refused},
 		{"result of another ability", w.issue(w.aggregator, task, &filecoin.PieceOK{Piece: ok.Piece}, join), refused},
 		{"result without a proof", w.issue(w.aggregator, task, &aggregatecap.OfferOK{Aggregate: ok.Aggregate}, join), refused},
-		{"result that is no map", w.tampered(right, nil, fields{"out": fields{"ok": {1}}.join()}), refused},
+		{"result that is no map", w.tampered(right, nil, cbortest.Fields{"out": cbortest.Fields{"ok": {1}}.Join()}), refused},
 		{"of a task that nobody knows", w.issue(mallory(), unknown.Link(), ok, join), "ok"},
 		{"of a task of the storefront's own", w.issue(mallory(), accept.Link(), &filecoin.AcceptOK{Piece: ok.Piece, Aggregate: ok.Aggregate, Inclusion: ok.Inclusion}, capabilities.Effects{}), "ok"},
 		{"of the offer itself", w.issue(mallory(), w.offers[0].Task, &filecoin.PieceOK{Piece: ok.Piece}, capabilities.Effects{}), "ok"},
