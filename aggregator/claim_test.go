@@ -271,6 +271,21 @@ func TestOfferRefusals(t *testing.T) {
 	}
 }
 
+// deal has the dealer report a deal of an aggregate where it was asked for that of another.
+func (y *yard) deal(of offered, aggregate piece.Link) {
+	y.t.Helper()
+	r, err := capabilities.Issue(y.dealerName, of.accept.Link(), &aggregatecap.AcceptOK{Aggregate: aggregate,
+		DealMetadata: capabilities.DealMetadata{DealID: chaintest.Deal}}, capabilities.Effects{})
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	push := chaintest.Invoke(y.dealerName, y.self.DID(), y.dealerName.DID().String(), &ucan.Conclude{Receipt: r.Link()}, capabilities.Terms{})
+	if _, err := y.Methods()[ucan.ConcludeAbility](y.t.Context(), capabilities.Invocation{
+		Task: push, Message: capabilities.Conclusion(r, of.accept, capabilities.Effects{})}); err != nil {
+		y.t.Fatal(err)
+	}
+}
+
 // TestDealOfAnotherAggregate: what a dealer reports of another aggregate is no deal of this one.
 func TestDealOfAnotherAggregate(t *testing.T) {
 	for _, other := range []bool{false, true} {
@@ -282,19 +297,11 @@ func TestDealOfAnotherAggregate(t *testing.T) {
 				t.Fatalf("aggregates: %+v", y.offered)
 			}
 			o := y.offered[0]
-			ok := &aggregatecap.AcceptOK{Aggregate: o.link, DealMetadata: capabilities.DealMetadata{DealID: chaintest.Deal}}
+			aggregate := o.link
 			if other {
-				ok.Aggregate = synthetic(t, 9, 1024*kib)
+				aggregate = synthetic(t, 9, 1024*kib)
 			}
-			r, err := capabilities.Issue(y.dealerName, o.accept.Link(), ok, capabilities.Effects{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			push := chaintest.Invoke(y.dealerName, y.self.DID(), y.dealerName.DID().String(), &ucan.Conclude{Receipt: r.Link()}, capabilities.Terms{})
-			if _, err := y.Methods()[ucan.ConcludeAbility](t.Context(), capabilities.Invocation{
-				Task: push, Message: capabilities.Conclusion(r, o.accept, capabilities.Effects{})}); err != nil {
-				t.Fatal(err)
-			}
+			y.deal(o, aggregate)
 			y.pass(time.Minute)
 			status, err := y.Status(t.Context(), o.link.CID())
 			if err != nil {

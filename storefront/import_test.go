@@ -44,7 +44,7 @@ func (e *elsewhere) Import(_ context.Context, _ cid.Cid, fits func(int64) error)
 // TestImport: content that is not in custody is looked for elsewhere, again and again with growing pauses, and validated
 // once it is there. Nothing that a source does ends the offer.
 func TestImport(t *testing.T) {
-	s := newShop(t, storefront.Policy{})
+	s := newShop(t, storefront.Policy{}, nil)
 	e := &elsewhere{shop: s, length: int64(len(s.Bytes)), err: errors.New("source.example: too slow")}
 	s.Custody, s.Importer = e, e
 	if err := s.offer(); err != nil {
@@ -82,7 +82,7 @@ func TestImport(t *testing.T) {
 
 // TestImportExpires: content that is nowhere for the whole window expires, and is not looked for any more.
 func TestImportExpires(t *testing.T) {
-	s := newShop(t, storefront.Policy{})
+	s := newShop(t, storefront.Policy{}, nil)
 	e := &elsewhere{shop: s, err: storefront.ErrNoContent}
 	s.Custody, s.Importer = e, e
 	if err := s.offer(); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/storefront"
 )
 
@@ -51,18 +52,23 @@ type shop struct {
 	accept capabilities.Task
 }
 
-func newShop(t *testing.T, policy storefront.Policy) *shop {
+// newShop returns a shop whose storefront meets the faults that are chosen, none if choose is nil.
+func newShop(t *testing.T, policy storefront.Policy, choose storetest.Chooser) *shop {
 	t.Helper()
 	s := &shop{t: t, Chain: chaintest.New(), now: time.Unix(1_785_578_400, 0), consumers: map[string]*store.Consumer{}}
 	s.computed = func() capabilities.Struct { return &computecap.PieceCIDOK{Piece: s.Piece} }
 	s.accept = s.Links[piececap.AcceptAbility].Task
 	s.engine = memory.New(memory.Options{Now: s.clock, IndexLag: -1, IndexLagCommits: -1})
+	var driver store.Driver = s.engine
+	if choose != nil {
+		driver = storetest.NewFaulty(s.engine, choose)
+	}
 	peer := func(of capabilities.Signer, can string, n neighbour) capabilities.Peer {
 		return capabilities.Peer{DID: of.DID(), Conn: n, Proofs: chaintest.Standing(of, s.Storefront.DID(), can).Proofs}
 	}
 	var err error
 	s.Service, err = storefront.New(storefront.Deps{
-		Signer: s.Storefront, Store: s.engine, Keys: s.Keys(), Custody: s, Policy: policy, Now: s.clock, Log: slog.New(slog.DiscardHandler),
+		Signer: s.Storefront, Store: driver, Keys: s.Keys(), Custody: s, Policy: policy, Now: s.clock, Log: slog.New(slog.DiscardHandler),
 		Aggregator: peer(s.Aggregator, piececap.OfferAbility, s.aggregate),
 		Compute:    []storefront.Provider{{Peer: peer(s.Compute, computecap.PieceCIDAbility, s.compute)}},
 	})
@@ -71,9 +77,9 @@ func newShop(t *testing.T, policy storefront.Policy) *shop {
 	}
 	for queue, handle := range s.Handlers() {
 		if s.consumers[queue], err = store.NewConsumer(store.ConsumerOptions{
-			Driver: s.engine, Queue: queue, Handle: handle, Now: s.clock, Rand: func() float64 { return 0 },
+			Driver: driver, Queue: queue, Handle: handle, Now: s.clock, Rand: func() float64 { return 0 },
 			Observe: func(o store.Outcome) {
-				if o.Err != nil {
+				if o.Err != nil && !errors.Is(o.Err, storetest.ErrInjected) {
 					t.Errorf("message of %s: %v", queue, o.Err)
 				}
 			},
@@ -198,7 +204,7 @@ func TestInclusionIsChecked(t *testing.T) {
 		}, good, false, "offered"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newShop(t, storefront.Policy{})
+			s := newShop(t, storefront.Policy{}, nil)
 			if tt.task != nil {
 				s.accept = tt.task(s)
 			}
@@ -227,7 +233,7 @@ func TestInclusionIsChecked(t *testing.T) {
 // TestDealOfAnotherAggregate: a dealer's receipt concludes only offers whose pieces are in the aggregate that it names.
 func TestDealOfAnotherAggregate(t *testing.T) {
 	for _, other := range []bool{false, true} {
-		s := newShop(t, storefront.Policy{})
+		s := newShop(t, storefront.Policy{}, nil)
 		if err := s.offer(); err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +257,7 @@ func TestDealOfAnotherAggregate(t *testing.T) {
 
 // TestProviderWithoutTheContent: that a provider cannot find content at one time proves nothing about the pair; the piece waits, and goes on.
 func TestProviderWithoutTheContent(t *testing.T) {
-	s := newShop(t, storefront.Policy{})
+	s := newShop(t, storefront.Policy{}, nil)
 	found := s.computed
 	s.computed = func() capabilities.Struct { return nil }
 	if err := s.offer(); err != nil {
@@ -274,7 +280,7 @@ func TestProviderWithoutTheContent(t *testing.T) {
 
 // TestPolicy: who may not offer is told so, and leaves nothing behind.
 func TestPolicy(t *testing.T) {
-	s := newShop(t, storefront.Policy{MayOffer: func(with string) bool { return with == chaintest.Key("somebody else").DID().String() }})
+	s := newShop(t, storefront.Policy{MayOffer: func(with string) bool { return with == chaintest.Key("somebody else").DID().String() }}, nil)
 	var f *capabilities.Failure
 	if err := s.offer(); !errors.As(err, &f) || f.Name != capabilities.Unauthorized {
 		t.Errorf("got %v", err)
@@ -287,7 +293,7 @@ func TestPolicy(t *testing.T) {
 
 // TestContentOf: storage providers are sent to content only once its bytes were found to be the piece.
 func TestContentOf(t *testing.T) {
-	s := newShop(t, storefront.Policy{})
+	s := newShop(t, storefront.Policy{}, nil)
 	found := s.computed
 	contents := func() []cid.Cid {
 		t.Helper()
@@ -311,7 +317,7 @@ func TestContentOf(t *testing.T) {
 		t.Errorf("once it is validated: %v", got)
 	}
 
-	s = newShop(t, storefront.Policy{})
+	s = newShop(t, storefront.Policy{}, nil)
 	s.computed = func() capabilities.Struct { return &computecap.PieceCIDOK{Piece: s.Other} }
 	if err := s.offer(); err != nil {
 		t.Fatal(err)
