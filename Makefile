@@ -16,7 +16,7 @@ test: ## all tests that need Go alone
 
 test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
 	.ci/aws/with $(GO) test -count=1 -parallel 16 -run '^(TestEngine|TestInitAndCheck|TestTransferServices|TestServerQueue)$$' ./store/aws ./ingest/sqs
-	.ci/aws/with $(GO) test -count=1 -run '^TestCopyOnAWS$$' ./cmd/w3filecoin
+	.ci/aws/with $(GO) test -count=1 -run '^(TestCopyOnAWS|TestNothingOnDisk)$$' ./cmd/w3filecoin
 	W3FILECOIN_PIECES=12 .ci/aws/with $(GO) test -count=1 -run '^TestRolesApart$$' ./cmd/w3filecoin
 	W3FILECOIN_VERSITYGW=$(VERSITYGW) .ci/aws/with $(GO) test -count=1 -run '^TestServerIngest$$' ./cmd/w3filecoin
 

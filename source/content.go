@@ -64,3 +64,20 @@ var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPad
 
 // MultihashName is the multihash of content as text: multibase base32, 56 characters that start with "bciq".
 func MultihashName(content cid.Cid) string { return "b" + base32Lower.EncodeToString(content.Hash()) }
+
+// parseMultihashName is the other way round, with the raw codec.
+func parseMultihashName(name string) (cid.Cid, bool) {
+	if len(name) == 0 || name[0] != 'b' {
+		return cid.Undef, false
+	}
+	b, err := base32Lower.DecodeString(name[1:])
+	if err != nil {
+		return cid.Undef, false
+	}
+	hash, err := multihash.Cast(b)
+	if err != nil {
+		return cid.Undef, false
+	}
+	content := cid.NewCidV1(Raw, hash)
+	return content, Check(content) == nil && MultihashName(content) == name
+}

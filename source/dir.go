@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"sync"
@@ -138,6 +139,44 @@ func (d *Dir) Verified(ctx context.Context, content cid.Cid) (length int64, err 
 		return 0, fmt.Errorf("looking for content %s: %w", content, noContent(err))
 	}
 	return info.Size(), nil
+}
+
+// Contents lists what Put has written, under CIDs with the raw codec: the name of a file does not say which it was stored with. What operators placed
+// there is not among it. An error is the last that it yields.
+func (d *Dir) Contents(ctx context.Context) iter.Seq2[cid.Cid, error] {
+	return func(yield func(cid.Cid, error) bool) {
+		fail := func(err error) { yield(cid.Undef, fmt.Errorf("listing content: %w", err)) }
+		folders, err := os.ReadDir(d.path)
+		if err != nil {
+			fail(err)
+			return
+		}
+		for _, folder := range folders {
+			if !folder.IsDir() || len(folder.Name()) != 2 {
+				continue
+			}
+			files, err := os.ReadDir(filepath.Join(d.path, folder.Name()))
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil {
+				fail(err)
+				return
+			}
+			for _, file := range files {
+				content, ok := parseMultihashName(file.Name())
+				if !ok || !file.Type().IsRegular() {
+					continue
+				}
+				if f, _ := d.nameOf(content); f != filepath.Join(d.path, folder.Name()) {
+					continue
+				}
+				if !yield(content, nil) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // noContent replaces the error of a file that is gone by the one that callers ask for.

@@ -270,6 +270,41 @@ func TestOperatorNames(t *testing.T) {
 	})
 }
 
+// TestContents: what Put wrote is listed once, and nothing else.
+func TestContents(t *testing.T) {
+	d := newDir(t)
+	want := map[cid.Cid]bool{}
+	for i := range 50 {
+		want[put(t, d, fmt.Appendf(nil, "content %d", i))] = true
+	}
+	strange := contentOf(t, Raw, []byte("in no folder of its own"))
+	for _, name := range []string{strange.String(), MultihashName(strange), "xy/" + MultihashName(strange), "xy/notes.txt"} {
+		path := filepath.Join(d.path, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for c, err := range d.Contents(t.Context()) {
+		if err != nil || !want[c] {
+			t.Errorf("listed %s, %v", c, err)
+		}
+		delete(want, c)
+	}
+	if len(want) > 0 {
+		t.Errorf("not listed: %v", want)
+	}
+	for range d.Contents(t.Context()) { // it may be left at any time
+		break
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for c, err := range d.Contents(ctx) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %s, %v", c, err)
+		}
+	}
+}
+
 func TestPutConcurrently(t *testing.T) {
 	first := newDir(t)
 	b := make([]byte, 1<<20)

@@ -49,9 +49,17 @@ type Voucher interface {
 
 // A PutSigner is a [Place] that takes content from others without the service in between.
 type PutSigner interface {
-	// SignPut returns an address that takes exactly the bytes of the content by HTTP PUT for as long as valid, and the
-	// headers of the request. The error wraps errors.ErrUnsupported if the service has to take these bytes itself.
-	SignPut(ctx context.Context, content cid.Cid, length int64, valid time.Duration) (url string, header http.Header, err error)
+	// SignPut returns an address that takes exactly the bytes of the content by HTTP PUT for as long as valid, if it can be. The
+	// error wraps errors.ErrUnsupported if the service has to take these bytes itself.
+	SignPut(ctx context.Context, content cid.Cid, length int64, valid time.Duration) (PutAddress, error)
+}
+
+// A PutAddress takes content by HTTP PUT.
+type PutAddress struct {
+	URL    string
+	Header http.Header // of the request
+	// Valid is for how long a request may begin, from when the address was made.
+	Valid time.Duration
 }
 
 // Uploads returns the uploads of the custody; an error if it has no place that can be written to. Every replica that takes uploads needs the
@@ -91,11 +99,14 @@ func (b *Uploads) Allocate(ctx context.Context, bl blob.Blob, expires time.Time)
 		return blob.Address{}, err
 	}
 	if s, ok := b.place.(PutSigner); ok && bl.Size <= math.MaxInt64 {
-		url, header, err := s.SignPut(ctx, bl.CID(), int64(bl.Size), time.Until(expires))
+		at, err := s.SignPut(ctx, bl.CID(), int64(bl.Size), time.Until(expires))
 		if err == nil {
-			a := blob.Address{URL: url, Headers: blob.Headers{}, Expires: uint64(expires.Unix())}
-			for k := range header {
-				a.Headers[strings.ToLower(k)] = header.Get(k)
+			if until := time.Now().Add(at.Valid); until.Before(expires) {
+				expires = until
+			}
+			a := blob.Address{URL: at.URL, Headers: blob.Headers{}, Expires: uint64(expires.Unix())}
+			for k := range at.Header {
+				a.Headers[strings.ToLower(k)] = at.Header.Get(k)
 			}
 			return a, nil
 		}

@@ -121,18 +121,24 @@ func (p place) open(ctx context.Context, role string) (transfer.Side, error) {
 type copied struct {
 	Role string `json:"role"`
 	transfer.Report
+	// Uploads are the contents that a storefront keeps itself.
+	Uploads *transfer.Sum `json:"uploads,omitempty"`
 }
 
 func newCopyCommand(a *app) *cobra.Command {
 	var from, to string
 	var chosen []string
+	var uploads bool
 	cmd := &cobra.Command{
 		Use:   "copy",
 		Short: "Carry the state of stopped roles to another engine",
-		Long: `Carry rows, messages and blobs of roles that no process runs from one engine to another, and compare both sides by count and hash.
+		Long: `Carry rows, messages and blobs of roles that no process runs from one engine to another, and compare both sides by count and hash. What was uploaded to the
+storefront goes with its state. Keys are not carried, nor what is in buckets and directories of the configuration.
 
 The target has to be empty; on AWS it has to have been created. A copy that was interrupted, or failed, continues when it is begun again; until
-it has ended no role starts on the target. The source stays as it is, but must not be used again once the target is.`,
+it has ended no role starts on the target. The source stays as it is, but must not be used again once the target is.
+
+With --uploads nothing but uploads is carried, to a storefront that has some already or not; both may run.`,
 		Example: `  w3filecoin admin copy --from sqlite:/var/lib/w3filecoin --to 'aws://w3filecoin?region=eu-west-1&bucket=my-w3filecoin'
   w3filecoin admin copy --from 'aws://w3filecoin?region=eu-west-1&bucket=my-w3filecoin' --to sqlite:/var/lib/w3filecoin`,
 		Args: arguments(cobra.NoArgs),
@@ -153,6 +159,17 @@ it has ended no role starts on the target. The source stays as it is, but must n
 					return usage("choose one of "+strings.Join(allRoles, ", "), "there is no role %q", name)
 				}
 			}
+			if uploads {
+				if len(chosen) > 0 {
+					return usage("leave --role out", "--uploads is about the storefront alone")
+				}
+				sum, err := a.copyUploads(cmd.Context(), source, target)
+				if err != nil {
+					return err
+				}
+				c := copied{Role: storefrontRole, Uploads: &sum}
+				return a.result(map[string]transfer.Sum{"uploads": sum}, func(w io.Writer) { writeCopied(w, []copied{c}) })
+			}
 			done, err := a.copyRoles(cmd.Context(), source, target, chosen)
 			if len(done) > 0 {
 				err = errors.Join(a.result(done, func(w io.Writer) { writeCopied(w, done) }), err)
@@ -162,6 +179,7 @@ it has ended no role starts on the target. The source stays as it is, but must n
 	}
 	cmd.Flags().StringVar(&from, "from", "", "where the state is: sqlite:DIRECTORY or aws://PREFIX?region=REGION&bucket=NAME")
 	cmd.Flags().StringVar(&to, "to", "", "where it shall be, likewise")
+	cmd.Flags().BoolVar(&uploads, "uploads", false, "carry nothing but what was uploaded to the storefront")
 	cmd.Flags().StringSliceVar(&chosen, "role", nil, "only of these roles, instead of all that there are: "+strings.Join(allRoles, ", "))
 	return cmd
 }
@@ -202,16 +220,34 @@ func (a *app) copyRoles(ctx context.Context, source, target place, chosen []stri
 		pairs = append(pairs, pair{from, to})
 	}
 	for i, role := range roles {
+		c := copied{Role: role}
+		if role == storefrontRole { // before the state that names them
+			sum, err := a.copyUploads(ctx, source, target)
+			if err != nil {
+				return done, err
+			}
+			c.Uploads = &sum
+		}
 		read, say, end := a.counting(role)
-		report, err := transfer.Copy(ctx, pairs[i].from, pairs[i].to, transfer.Options{
+		c.Report, err = transfer.Copy(ctx, pairs[i].from, pairs[i].to, transfer.Options{
 			Now: time.Now, Queues: roleQueues()[role], Read: read, Say: func(step string) { say(role + ": " + step) }})
 		end()
 		if err != nil {
 			return done, copyError(role, err)
 		}
-		done = append(done, copied{role, report})
+		done = append(done, c)
 	}
 	return done, nil
+}
+
+func (a *app) copyUploads(ctx context.Context, source, target place) (transfer.Sum, error) {
+	read, _, end := a.counting(storefrontRole + ": uploads")
+	defer end()
+	sum, err := carryUploads(ctx, source, target, read)
+	if err != nil {
+		return sum, copyError(storefrontRole, fmt.Errorf("carrying uploads: %w", err))
+	}
+	return sum, nil
 }
 
 func without(all, some []string) []string {
@@ -240,10 +276,18 @@ func writeCopied(w io.Writer, done []copied) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "ROLE\tWHAT\tCOUNT\tBYTES\tHASH OF BOTH SIDES")
 	for _, c := range done {
-		for _, line := range []struct {
+		type line struct {
 			what string
 			sum  transfer.Sum
-		}{{"rows", c.Rows}, {"messages", c.Messages}, {"blobs", c.Blobs}} {
+		}
+		var lines []line
+		if c.Uploads != nil {
+			lines = append(lines, line{uploadsName, *c.Uploads})
+		}
+		if c.Rows.Hash != "" { // the state was carried too
+			lines = append(lines, line{"rows", c.Rows}, line{"messages", c.Messages}, line{"blobs", c.Blobs})
+		}
+		for _, line := range lines {
 			note := ""
 			if c.Already {
 				note = " (copied before)"

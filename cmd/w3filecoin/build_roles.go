@@ -34,11 +34,10 @@ import (
 
 func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
 	cfg := n.cfg.Storefront
-	own, err := source.OpenDir(filepath.Join(n.cfg.Data, "uploads"))
+	places, err := n.ownPlaces(log)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	places := []source.Place{own}
 	for _, path := range cfg.Directories {
 		d, err := source.OpenReadOnlyDir(path)
 		if err != nil {
@@ -333,6 +332,17 @@ func (n *node) compute(driver store.Driver, log *slog.Logger) (roles.Service, ma
 			}
 			hosts = append(hosts, host)
 		}
+	}
+	if n.cfg.Store != "" { // where storefronts on the same store have their uploads
+		b, err := openUploads(context.Background(), n.cfg.Store, n.cfg.Storefront.UploadsPrivate)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		host, err := b.Host(context.Background())
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		hosts = append(hosts, host)
 	}
 	for _, s := range cfg.Storefronts {
 		hosts = append(hosts, hostOf(s.URL))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -42,8 +43,8 @@ var allRoles = []string{storefrontRole, aggregatorRole, dealerRole, dealtrackerR
 type Config struct {
 	// Data is the directory of all state: a database, keys and blobs per role. Created if it is not there.
 	Data string `toml:"data"`
-	// Store is where the state is instead: aws://PREFIX?region=REGION&bucket=NAME. Many processes may then run the same role. Keys, and what is
-	// uploaded or published as files, stay in Data.
+	// Store is where the state is instead: aws://PREFIX?region=REGION&bucket=NAME, uploads too. Many processes may then run the same role. Keys are files
+	// that each needs, and are not made by themselves.
 	Store string `toml:"store"`
 	// Roles run in this process; all if empty. "devnet" among them enables the devnet.
 	Roles []string `toml:"roles"`
@@ -113,6 +114,8 @@ type StorefrontConfig struct {
 	// Uploads takes content (space/blob/add) from whoever may offer. UploadWindow is how long an upload may begin after it was allocated; 24h.
 	Uploads      bool     `toml:"uploads"`
 	UploadWindow Duration `toml:"upload_window"`
+	// UploadsPrivate says that only the service reaches the bucket of a store on AWS, in which it keeps uploads: it passes the bytes on itself.
+	UploadsPrivate bool `toml:"uploads_private"`
 	// Fetch brings content into custody from where it is claimed to be.
 	Fetch bool `toml:"fetch"`
 	// Directories hold content that the operator places there, as files named by content CID.
@@ -197,7 +200,7 @@ type BucketConfig struct {
 	// Prefix is put before every key. Keys are templates of them: ["{multihash}"].
 	Prefix string   `toml:"prefix"`
 	Keys   []string `toml:"keys"`
-	// Uploads says that the service stores uploaded content there; in one bucket at most, and in {data}/uploads without one.
+	// Uploads says that the service stores uploaded content there; in one bucket at most. Without one it does in {data}/uploads, or in the bucket of Store.
 	Uploads bool `toml:"uploads"`
 	// PublicURL is an address below which everybody can read the objects; addresses are signed if it is empty.
 	PublicURL string `toml:"public_url"`
@@ -749,9 +752,14 @@ func (c *Config) signer(role string, random func() (capabilities.Signer, error))
 	id := c.identity(role)
 	file, ours := id.Key, false
 	if file == "" {
-		file, ours = filepath.Join(c.Data, role+".pem"), true
+		file, ours = filepath.Join(c.Data, keyFile(role)), true
 	}
 	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) && ours && c.Store != "" {
+		// Another replica would make another one, and a disk may vanish: the role would become somebody else.
+		return capabilities.Signer{}, usage("make one with `w3filecoin key generate`, keep a copy, and name it to every process",
+			"%s.key: there is no %s, and with a store that processes share none is made at the first start", role, file)
+	}
 	if errors.Is(err, os.ErrNotExist) && ours {
 		s, err := random()
 		if err != nil {
@@ -778,6 +786,18 @@ func (c *Config) signer(role string, random func() (capabilities.Signer, error))
 		}
 	}
 	return s, nil
+}
+
+// keyFile is the name of a role's key in a data directory.
+func keyFile(role string) string { return role + ".pem" }
+
+// makeKey writes a new key to a file that must not exist.
+func makeKey(file string) error {
+	s, err := wire.GenerateSigner(rand.Reader)
+	if err != nil {
+		return err
+	}
+	return writeNew(file, s.PEM())
 }
 
 // writeNew writes a file that must not exist, readable by its owner only, and returns once it is durable.

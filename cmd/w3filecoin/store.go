@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -150,11 +152,13 @@ func (d *deployment) parse() (aws.Location, aws.Layout, error) {
 
 func newInitCommand(a *app) *cobra.Command {
 	var d deployment
+	var keys string
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Create the tables, queues and the bucket of a store on AWS",
 		Long: `Create what a store on AWS lacks: tables and their indexes, queues and where their dead messages go, the bucket. What is there stays.
-It is for development; for a service, deploy/terraform describes the same and what belongs to it, and admin check compares.
+It is for development; for a service, deploy/terraform describes the same and what belongs to it, and admin check compares. With --keys it makes the keys
+of the roles too, as files that every process needs.
 
 Credentials are found as every program that uses the AWS SDK finds them.`,
 		Example: `  w3filecoin admin init --store 'aws://w3filecoin-dev?region=eu-west-1&bucket=my-w3filecoin-dev'`,
@@ -166,6 +170,17 @@ Credentials are found as every program that uses the AWS SDK finds them.`,
 			}
 			created := []string{}
 			err = aws.Init(cmd.Context(), where, layout, awsOptions(""), func(what string) { created = append(created, what) })
+			if err == nil && keys != "" {
+				for _, role := range slices.Sorted(maps.Keys(layout)) {
+					file := filepath.Join(keys, keyFile(role))
+					switch kerr := makeKey(file); {
+					case kerr == nil:
+						created = append(created, "key "+file)
+					case !errors.Is(kerr, os.ErrExist):
+						err = errors.Join(err, kerr)
+					}
+				}
+			}
 			if rerr := a.result(map[string][]string{"created": created}, func(w io.Writer) {
 				for _, what := range created {
 					fmt.Fprintln(w, "created", what)
@@ -180,6 +195,7 @@ Credentials are found as every program that uses the AWS SDK finds them.`,
 		},
 	}
 	d.flags(cmd)
+	cmd.Flags().StringVar(&keys, "keys", "", "directory to make keys in, ROLE.pem, where there are none")
 	return cmd
 }
 

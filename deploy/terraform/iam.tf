@@ -34,6 +34,16 @@ data "aws_iam_policy_document" "role" {
     resources = ["${aws_s3_bucket.blobs.arn}/${var.prefix}/${each.key}/*"]
   }
 
+  # Content: clients, storage providers and the compute provider come with addresses that the storefront has signed, so they can do what it may.
+  dynamic "statement" {
+    for_each = each.key == "storefront" ? ["Uploads"] : []
+    content {
+      sid       = statement.value
+      actions   = ["s3:GetObject", "s3:GetObjectVersion", "s3:PutObject", "s3:AbortMultipartUpload"]
+      resources = ["${aws_s3_bucket.blobs.arn}/${var.prefix}/uploads/*"]
+    }
+  }
+
   # Without it S3 answers "forbidden" instead of "not found".
   statement {
     sid       = "LargeBlobsList"

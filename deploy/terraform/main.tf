@@ -121,3 +121,15 @@ resource "aws_s3_bucket_lifecycle_configuration" "blobs" {
     noncurrent_version_expiration { noncurrent_days = 35 } # as long as tables can be restored
   }
 }
+
+# Browsers that upload ask the bucket first.
+resource "aws_s3_bucket_cors_configuration" "blobs" {
+  count  = length(var.upload_origins) > 0 ? 1 : 0
+  bucket = aws_s3_bucket.blobs.id
+  cors_rule {
+    allowed_methods = ["PUT"]
+    allowed_origins = var.upload_origins
+    allowed_headers = ["content-type", "x-amz-checksum-sha256"]
+    max_age_seconds = 3600
+  }
+}

@@ -9,8 +9,14 @@ variable "prefix" {
 }
 
 variable "bucket" {
-  description = "Bucket of the larger blobs, as in --store aws://PREFIX?bucket=BUCKET."
+  description = "Bucket of the larger blobs and of uploads, as in --store aws://PREFIX?bucket=BUCKET."
   type        = string
+}
+
+variable "upload_origins" {
+  description = "Origins of web pages that upload content, like https://app.example: browsers may put it into the bucket from there."
+  type        = list(string)
+  default     = []
 }
 
 variable "alarm_actions" {

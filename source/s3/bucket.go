@@ -50,6 +50,8 @@ type Config struct {
 	// certificates or names need it.
 	PathStyle   bool
 	Credentials Credentials
+	// Provider yields credentials that may change, instead of Credentials. What it signs works no longer than they do.
+	Provider aws.CredentialsProvider
 
 	// Prefix is put before every key.
 	Prefix string
@@ -117,7 +119,8 @@ func Open(cfg Config) (*Bucket, error) {
 	if (c.AccessKey == "") != (c.SecretKey == "") {
 		return fail("an access key and a secret key belong together")
 	}
-	if c.AccessKey == "" && cfg.Writable {
+	anonymous := c.AccessKey == "" && cfg.Provider == nil
+	if anonymous && cfg.Writable {
 		return fail("writing needs credentials")
 	}
 	if len(cfg.Keys) == 0 {
@@ -132,7 +135,10 @@ func Open(cfg Config) (*Bucket, error) {
 		cfg.Stall = DefaultStall
 	}
 	var credentials aws.CredentialsProvider = aws.AnonymousCredentials{}
-	if c.AccessKey != "" {
+	switch {
+	case cfg.Provider != nil:
+		credentials = cfg.Provider
+	case c.AccessKey != "":
 		credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: c.AccessKey, SecretAccessKey: c.SecretKey, SessionToken: c.SessionToken}, nil
 		})
@@ -148,7 +154,7 @@ func Open(cfg Config) (*Bucket, error) {
 	if cfg.Endpoint != "" {
 		options.BaseEndpoint = aws.String(strings.TrimRight(cfg.Endpoint, "/"))
 	}
-	if c.AccessKey == "" && cfg.PublicURL == "" && !cfg.Private {
+	if anonymous && cfg.PublicURL == "" && !cfg.Private {
 		cfg.PublicURL = ownAddress(cfg) // who reads without a signature can send others there as well
 	}
 	b := &Bucket{cfg: cfg, client: s3.New(options), public: strings.TrimRight(cfg.PublicURL, "/")}
@@ -240,9 +246,19 @@ func (b *Bucket) Host(ctx context.Context) (string, error) {
 	if b.cfg.Private {
 		return "", nil
 	}
-	at, err := b.sign(ctx, object{key: b.Key(sample)}, time.Minute)
-	if err != nil {
-		return "", err
+	at := b.public
+	if at == "" {
+		// Who signs does not matter, and nobody has to be asked for credentials.
+		req, err := b.signer.PresignGetObject(ctx, &s3.GetObjectInput{Bucket: &b.cfg.Bucket, Key: aws.String(b.Key(sample))},
+			s3.WithPresignClientFromClientOptions(func(o *s3.Options) {
+				o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+					return aws.Credentials{AccessKeyID: "-", SecretAccessKey: "-"}, nil
+				})
+			}))
+		if err != nil {
+			return "", fmt.Errorf("finding the host of bucket %s: %w", b.cfg.Bucket, err)
+		}
+		at = req.URL
 	}
 	u, err := url.Parse(at)
 	if err != nil {

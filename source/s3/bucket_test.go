@@ -2,6 +2,7 @@ package s3_test
 
 import (
 	"bytes"
+	"context"
 	crand "crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
@@ -313,10 +315,14 @@ func suite(t *testing.T, store *s3test.Store) {
 		b := open(t, store, name, nil)
 		want := random(70_000, 8)
 		c := contentOf(t, source.Raw, want)
-		address, header, err := b.SignPut(t.Context(), c, int64(len(want)), time.Hour)
+		at, err := b.SignPut(t.Context(), c, int64(len(want)), time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if at.Valid != time.Hour {
+			t.Errorf("valid for %s", at.Valid)
+		}
+		address, header := at.URL, at.Header
 		for what, body := range map[string][]byte{
 			"other bytes": random(len(want), 9), "fewer bytes": want[:len(want)-1], "more bytes": append(bytes.Clone(want), 0), "no bytes": nil,
 		} {
@@ -352,16 +358,32 @@ func suite(t *testing.T, store *s3test.Store) {
 			t.Errorf("forged: %v", err)
 		}
 		private := open(t, store, name, func(c *s3.Config) { c.Private = true })
-		if _, _, err := private.SignPut(t.Context(), c, 1, time.Hour); !errors.Is(err, errors.ErrUnsupported) {
+		if _, err := private.SignPut(t.Context(), c, 1, time.Hour); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("private: %v", err)
 		}
-		if _, _, err := b.SignPut(t.Context(), c, 5<<30+1, time.Hour); !errors.Is(err, errors.ErrUnsupported) {
+		if _, err := b.SignPut(t.Context(), c, 5<<30+1, time.Hour); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("over 5 GiB: %v", err)
 		}
 		for _, valid := range []time.Duration{0, -1, s3.MaxValid + 1} {
-			if _, _, err := b.SignPut(t.Context(), c, 1, valid); err == nil {
+			if _, err := b.SignPut(t.Context(), c, 1, valid); err == nil {
 				t.Errorf("signed for %s", valid)
 			}
+		}
+		// Credentials that end bound what they sign; what they could hardly sign any more goes through the service.
+		lasting := func(left time.Duration) *s3.Bucket {
+			return open(t, store, name, func(c *s3.Config) {
+				keys := c.Credentials
+				c.Credentials, c.Provider = s3.Credentials{}, aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+					return aws.Credentials{AccessKeyID: keys.AccessKey, SecretAccessKey: keys.SecretKey, CanExpire: true, Expires: time.Now().Add(left)}, nil
+				})
+			})
+		}
+		if at, err := lasting(2*time.Hour).SignPut(t.Context(), c, int64(len(want)), 24*time.Hour); err != nil ||
+			at.Valid <= time.Hour || at.Valid > 2*time.Hour || put(t, at.URL, at.Header, want) != http.StatusOK {
+			t.Errorf("with credentials of two hours: %+v, %v", at, err)
+		}
+		if at, err := lasting(time.Minute).SignPut(t.Context(), c, 1, 24*time.Hour); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("with credentials of a minute: %+v, %v", at, err)
 		}
 	})
 

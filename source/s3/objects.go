@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/ipfs/go-cid"
 )
 
 // An Object is an object of a bucket, whatever it holds, as it was when somebody looked.
@@ -65,6 +66,21 @@ func (b *Bucket) Objects(ctx context.Context, prefix string) iter.Seq2[Object, e
 				return
 			}
 			in.ContinuationToken = out.NextContinuationToken
+		}
+	}
+}
+
+// Contents lists the contents that lie under the bucket's keys, an object once. An error is the last that it yields.
+func (b *Bucket) Contents(ctx context.Context) iter.Seq2[cid.Cid, error] {
+	return func(yield func(cid.Cid, error) bool) {
+		for o, err := range b.Objects(ctx, b.cfg.Prefix) {
+			if err != nil {
+				yield(cid.Undef, err)
+				return
+			}
+			if content := b.ContentOf(o.Key); content.Defined() && !yield(content, nil) {
+				return
+			}
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/ipfs/go-cid"
+
 	"github.com/storacha/w3filecoin/internal/s3test"
 	"github.com/storacha/w3filecoin/source"
 	"github.com/storacha/w3filecoin/source/s3"
@@ -73,5 +75,30 @@ func testObjects(t *testing.T, store *s3test.Store) {
 		if err == nil {
 			t.Error("a bucket that is not there has objects")
 		}
+	}
+}
+
+// TestContents: what lies under the bucket's keys is listed as what it is named, whoever put it there.
+func TestContents(t *testing.T) {
+	store := s3test.NewFake(t)
+	store.Fake.Page = 2
+	name := store.CreateBucket(t)
+	b := open(t, store, name, func(c *s3.Config) { c.Prefix = "in/" })
+	want := map[cid.Cid]bool{}
+	for i := range 5 {
+		c := contentOf(t, source.Raw, fmt.Appendf(nil, "content %d", i))
+		store.Put(t, name, b.Key(c), nil)
+		store.Put(t, name, source.MultihashName(c), nil) // not below the prefix
+		want[c] = true
+	}
+	store.Put(t, name, "in/notes.txt", nil)
+	for c, err := range b.Contents(t.Context()) {
+		if err != nil || !want[c] {
+			t.Errorf("listed %s, %v", c, err)
+		}
+		delete(want, c)
+	}
+	if len(want) > 0 {
+		t.Errorf("not listed: %v", want)
 	}
 }

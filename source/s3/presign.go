@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -21,6 +20,8 @@ import (
 const (
 	// maxPut is what a store takes in one request, in bytes.
 	maxPut = 5 << 30
+	// minPut is how long an address of an upload has to work at least to be worth giving out.
+	minPut = 15 * time.Minute
 	// verifiedKey is the metadata of an object that was put in parts, whose checksum is none of the whole. It is stated
 	// when the upload begins, and becomes the object's only if the upload ends, after the hash was found right.
 	verifiedKey = "w3filecoin-sha256"
@@ -28,21 +29,36 @@ const (
 
 // SignPut returns an address that takes exactly the bytes of the content by HTTP PUT, and the headers that the request
 // has to have. Length and SHA-256 are signed: the store refuses any other length, bytes and time later than valid from
-// now. It may be called any number of times; the same bytes may be put again. The error wraps errors.ErrUnsupported for
-// a private bucket and for more than 5 GiB, the most that a store takes in one request.
-func (b *Bucket) SignPut(ctx context.Context, content cid.Cid, length int64, valid time.Duration) (url string, header http.Header, err error) {
+// now. It may be called any number of times; the same bytes may be put again. The address works as long as the credentials that
+// sign it, if that is shorter. The error wraps errors.ErrUnsupported for a private bucket, for more than 5 GiB, the most that a
+// store takes in one request, and if the credentials are about to end.
+func (b *Bucket) SignPut(ctx context.Context, content cid.Cid, length int64, valid time.Duration) (source.PutAddress, error) {
+	fail := func(err error) (source.PutAddress, error) {
+		return source.PutAddress{}, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, err)
+	}
 	if b.ReadOnly() {
-		return "", nil, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, source.ErrReadOnly)
+		return fail(source.ErrReadOnly)
 	}
 	if b.cfg.Private || length > maxPut {
-		return "", nil, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, errors.ErrUnsupported)
+		return fail(errors.ErrUnsupported)
 	}
 	checksum, err := checksumOf(content)
 	if err != nil {
-		return "", nil, err
+		return fail(err)
 	}
 	if length < 0 || valid <= 0 || valid > MaxValid {
-		return "", nil, fmt.Errorf("signing an upload of %d bytes for %s: out of range", length, valid)
+		return fail(fmt.Errorf("%d bytes for %s: out of range", length, valid))
+	}
+	credentials, err := b.client.Options().Credentials.Retrieve(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	if credentials.CanExpire {
+		left := time.Until(credentials.Expires)
+		if left < min(valid, minPut) {
+			return fail(fmt.Errorf("the credentials end in %s: %w", left.Round(time.Second), errors.ErrUnsupported))
+		}
+		valid = min(valid, left)
 	}
 	key := b.Key(content)
 	req, err := b.signer.PresignPutObject(ctx, &s3.PutObjectInput{
@@ -52,11 +68,11 @@ func (b *Bucket) SignPut(ctx context.Context, content cid.Cid, length int64, val
 		o.Presigner = v4.NewSigner(func(o *v4.SignerOptions) { o.DisableHeaderHoisting, o.DisableURIPathEscaping = true, true })
 	})
 	if err != nil {
-		return "", nil, fmt.Errorf("signing an upload to bucket %s: %w", b.cfg.Bucket, err)
+		return fail(err)
 	}
-	header = req.SignedHeader.Clone()
+	header := req.SignedHeader.Clone()
 	header.Del("Host") // the client's own business
-	return req.URL, header, nil
+	return source.PutAddress{URL: req.URL, Header: header, Valid: valid}, nil
 }
 
 // Verified returns the length of the content if all of its bytes have been compared with the content's hash on their way

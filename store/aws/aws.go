@@ -167,7 +167,7 @@ func open(ctx context.Context, where Location, o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		where: where, options: o, db: c.db, sqs: c.sqs, s3: c.s3,
-		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: where.Prefix + "/" + o.Role + "/", partSize: partSize, patience: sendPatience,
+		rows: where.RowTable(o.Role), blobs: where.BlobTable(o.Role), bucket: where.BucketName(), objects: where.ObjectPrefix(o.Role), partSize: partSize, patience: sendPatience,
 		tidies: make(chan struct{}, tidyParallel),
 	}
 	e.queues.known = make(map[string]*queue)
@@ -247,6 +247,29 @@ func connect(ctx context.Context, where Location, o Options) (c clients, err err
 		s.APIOptions = append(s.APIOptions, observed("s3", o))
 	})
 	return c, nil
+}
+
+// Objects says how the bucket of a location is reached by who is not an engine.
+type Objects struct {
+	Bucket string
+	// Endpoint is another than that of AWS in Region, as a URL.
+	Endpoint, Region string
+	PathStyle        bool
+	// Credentials are those that the SDK finds, and renews.
+	Credentials awssdk.CredentialsProvider
+}
+
+// FindObjects reads the SDK's configuration as [Open] does. It makes no request.
+func FindObjects(ctx context.Context, where Location, o Options) (Objects, error) {
+	if err := where.Check(); err != nil {
+		return Objects{}, err
+	}
+	c, err := connect(ctx, where, o)
+	if err != nil {
+		return Objects{}, err
+	}
+	s := c.s3.Options()
+	return Objects{Bucket: where.BucketName(), Endpoint: awssdk.ToString(s.BaseEndpoint), Region: s.Region, PathStyle: s.UsePathStyle, Credentials: s.Credentials}, nil
 }
 
 // httpClient is the configured client if it is of the SDK's kind, else one with room for many requests at a time.

@@ -13,7 +13,8 @@ import (
 type Location struct {
 	// Prefix begins the names of tables and queues: "{prefix}-{role}-rows", "{prefix}-{role}-blobs", "{prefix}-{role}-{queue}".
 	Prefix string
-	// Bucket holds the larger blobs of all roles, as "{prefix}/{role}/{CID}"; "{prefix}-blobs" if empty.
+	// Bucket holds the larger blobs of all roles, as "{prefix}/{role}/{CID}", and what else belongs to the deployment, see
+	// [Location.ObjectPrefix]; "{prefix}-blobs" if empty.
 	Bucket string
 	// Region is the region of all three services; what the SDK's configuration says if empty.
 	Region string
@@ -124,6 +125,9 @@ func (l Location) BucketName() string {
 	}
 	return l.Prefix + "-blobs"
 }
+
+// ObjectPrefix begins the keys of a role's blobs in the bucket, or of objects that are nobody's blobs, under a name that no role has.
+func (l Location) ObjectPrefix(name string) string { return l.Prefix + "/" + name + "/" }
 
 // RowTable is the table of a role's rows, with the messages that they still hold.
 func (l Location) RowTable(role string) string { return l.Prefix + "-" + role + "-rows" }

@@ -25,15 +25,15 @@ type Sum struct {
 	Hash string `json:"hash" cbor:"3,keyasint"`
 }
 
-// digest adds up a Sum. It is safe for concurrent use.
-type digest struct {
+// Digest adds up a Sum. The zero value is the sum of nothing. It is safe for concurrent use.
+type Digest struct {
 	mu           sync.Mutex
 	count, bytes int64
 	words        [4]uint64 // the least significant first
 }
 
-// add takes in one thing that has these parts; size is what it adds to the sum of bytes.
-func (d *digest) add(size int64, parts ...[]byte) {
+// Add takes in one thing that has these parts; size is what it adds to the sum of bytes.
+func (d *Digest) Add(size int64, parts ...[]byte) {
 	h := sha256.New()
 	for _, p := range parts {
 		var length [8]byte
@@ -52,15 +52,16 @@ func (d *digest) add(size int64, parts ...[]byte) {
 	}
 }
 
-func (d *digest) row(r store.Row) {
-	d.add(int64(len(r.Value)), []byte(r.Partition), []byte(r.Sort), []byte(r.Listing.Index), []byte(r.Listing.Sort), r.Value)
+func (d *Digest) row(r store.Row) {
+	d.Add(int64(len(r.Value)), []byte(r.Partition), []byte(r.Sort), []byte(r.Listing.Index), []byte(r.Listing.Sort), r.Value)
 }
 
-func (d *digest) message(m marker) {
-	d.add(int64(len(m.Body)), []byte(m.Queue), m.Body, binary.BigEndian.AppendUint64(nil, uint64(m.Due)))
+func (d *Digest) message(m marker) {
+	d.Add(int64(len(m.Body)), []byte(m.Queue), m.Body, binary.BigEndian.AppendUint64(nil, uint64(m.Due)))
 }
 
-func (d *digest) sum() Sum {
+// Sum is that of all that was added.
+func (d *Digest) Sum() Sum {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var b []byte
@@ -110,7 +111,7 @@ func eachBlob(ctx context.Context, blobs store.Blobs, do func(cid.Cid) error) er
 
 // content is the sums of a side's rows and blobs, each blob read in full.
 func content(ctx context.Context, d store.Driver, read io.Writer) (rows, blobs Sum, err error) {
-	var r, b digest
+	var r, b Digest
 	err = eachRow(ctx, d, func(page []store.Row) error {
 		for _, row := range page {
 			r.row(row)
@@ -132,8 +133,8 @@ func content(ctx context.Context, d store.Driver, read io.Writer) (rows, blobs S
 		if err != nil {
 			return fmt.Errorf("reading blob %s: %w", c, err)
 		}
-		b.add(n, c.Bytes(), h.Sum(nil))
+		b.Add(n, c.Bytes(), h.Sum(nil))
 		return nil
 	})
-	return r.sum(), b.sum(), err
+	return r.Sum(), b.Sum(), err
 }

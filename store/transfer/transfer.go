@@ -238,7 +238,7 @@ func (c *copying) carry(ctx context.Context) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	var marks digest
+	var marks Digest
 	for rec, err := range c.markers.All(ctx, partition, messagePrefix) {
 		if err != nil {
 			return Report{}, err
@@ -248,7 +248,7 @@ func (c *copying) carry(ctx context.Context) (Report, error) {
 	for _, pair := range []struct {
 		what      string
 		want, got Sum
-	}{{"rows", rows, gotRows}, {"messages", messages, marks.sum()}, {"blobs", blobs, gotBlobs}} {
+	}{{"rows", rows, gotRows}, {"messages", messages, marks.Sum()}, {"blobs", blobs, gotBlobs}} {
 		switch {
 		case pair.got.Count > pair.want.Count:
 			// More than there is to carry: gone from the source since an earlier call, or written by somebody to the target.
@@ -261,7 +261,7 @@ func (c *copying) carry(ctx context.Context) (Report, error) {
 }
 
 func (c *copying) carryMessages(ctx context.Context) (Sum, error) {
-	var sum digest
+	var sum Digest
 	seen := map[string]bool{}
 	var batch []store.Delivery
 	flush := func() error {
@@ -287,7 +287,7 @@ func (c *copying) carryMessages(ctx context.Context) (Sum, error) {
 	if err != nil {
 		return Sum{}, fmt.Errorf("carrying messages: %w", err)
 	}
-	return sum.sum(), nil
+	return sum.Sum(), nil
 }
 
 func (c *copying) marker(d store.Delivery) marker {
@@ -316,7 +316,7 @@ func (c *copying) carryMessage(ctx context.Context, d store.Delivery) error {
 }
 
 func (c *copying) carryRows(ctx context.Context) (Sum, error) {
-	var sum digest
+	var sum Digest
 	err := eachRow(ctx, c.from, func(page []store.Row) error {
 		for _, row := range page {
 			sum.row(row)
@@ -324,7 +324,7 @@ func (c *copying) carryRows(ctx context.Context) (Sum, error) {
 		}
 		return store.Each(ctx, atATime, page, func(row store.Row) error { return c.carryRow(ctx, row) })
 	})
-	return sum.sum(), err
+	return sum.Sum(), err
 }
 
 func (c *copying) carryRow(ctx context.Context, row store.Row) error {
