@@ -37,8 +37,10 @@ package aws
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -78,6 +80,16 @@ type Options struct {
 	// Poll is how often to look into a queue that was empty, unless this process has sent something to it; 0: DefaultPoll, negative: at every Receive.
 	Poll time.Duration
 
+	// Ahead is how long before its time a message goes to SQS, which delays it for the rest; 0: DefaultAhead, negative: only when it is due. SQS delays by
+	// fifteen minutes at most.
+	Ahead time.Duration
+
+	// Serial makes one request at a time and leaves nothing to be done after a call has returned, so that a simulation has one order of things.
+	Serial bool
+
+	// Rand is where IDs come from; nil: from the system.
+	Rand io.Reader
+
 	// Configure, if set, has the last word on the SDK's configuration: credentials, HTTP client, retries.
 	Configure func(*awssdk.Config)
 }
@@ -86,6 +98,7 @@ type Options struct {
 const (
 	DefaultRelay = 15 * time.Second
 	DefaultPoll  = time.Second
+	DefaultAhead = 10 * time.Minute
 )
 
 // Limits of the services that the engine keeps by design.
@@ -158,6 +171,13 @@ func open(ctx context.Context, where Location, o Options) (*Engine, error) {
 	if o.Poll == 0 {
 		o.Poll = DefaultPoll
 	}
+	if o.Ahead == 0 {
+		o.Ahead = DefaultAhead
+	}
+	o.Ahead = max(0, o.Ahead)
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
 	if o.OnError == nil {
 		o.OnError = func(error) {}
 	}
@@ -206,6 +226,8 @@ func connect(ctx context.Context, where Location, o Options) (c clients, err err
 		if o.Configure != nil {
 			o.Configure(&cfg)
 		}
+		chosen := cfg.Retryer
+		cfg.Retryer = func() awssdk.Retryer { return retryer{chosen()} }
 		if cfg.Region == "" {
 			return cfg, errors.New("no region: give it in the location (region=eu-west-1) or as AWS_REGION")
 		}
@@ -227,7 +249,7 @@ func connect(ctx context.Context, where Location, o Options) (c clients, err err
 		}
 		return &s
 	}
-	api := httpClient(cfg.HTTPClient).WithTimeout(requestTimeout)
+	api := httpClient(cfg.HTTPClient, func(c *awshttp.BuildableClient) *awshttp.BuildableClient { return c.WithTimeout(requestTimeout) })
 	c.db = dynamodb.NewFromConfig(cfg, func(d *dynamodb.Options) {
 		d.BaseEndpoint = endpoint(where.DynamoDB)
 		d.HTTPClient = api
@@ -241,7 +263,9 @@ func connect(ctx context.Context, where Location, o Options) (c clients, err err
 	c.s3 = s3.NewFromConfig(objects, func(s *s3.Options) {
 		s.BaseEndpoint = endpoint(where.S3)
 		s.UsePathStyle = where.PathStyle
-		s.HTTPClient = httpClient(objects.HTTPClient).WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = headerTimeout })
+		s.HTTPClient = httpClient(objects.HTTPClient, func(c *awshttp.BuildableClient) *awshttp.BuildableClient {
+			return c.WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = headerTimeout })
+		})
 		// Blobs are verified by the CIDs that name them; ranges have no checksum.
 		s.ResponseChecksumValidation = awssdk.ResponseChecksumValidationWhenRequired
 		s.APIOptions = append(s.APIOptions, observed("s3", o))
@@ -272,12 +296,31 @@ func FindObjects(ctx context.Context, where Location, o Options) (Objects, error
 	return Objects{Bucket: where.BucketName(), Endpoint: awssdk.ToString(s.BaseEndpoint), Region: s.Region, PathStyle: s.UsePathStyle, Credentials: s.Credentials}, nil
 }
 
-// httpClient is the configured client if it is of the SDK's kind, else one with room for many requests at a time.
-func httpClient(configured awssdk.HTTPClient) *awshttp.BuildableClient {
-	if c, ok := configured.(*awshttp.BuildableClient); ok {
-		return c
+// retryer also repeats a request whose answer broke off in the middle, which the SDK takes for one that nobody could read. Every request of the engine may be
+// made twice.
+type retryer struct{ awssdk.Retryer }
+
+func (r retryer) IsErrorRetryable(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || r.Retryer.IsErrorRetryable(err)
+}
+
+// GetAttemptToken implements [awssdk.RetryerV2].
+func (r retryer) GetAttemptToken(ctx context.Context) (func(error) error, error) {
+	if v2, ok := r.Retryer.(awssdk.RetryerV2); ok {
+		return v2.GetAttemptToken(ctx)
 	}
-	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.MaxIdleConnsPerHost = 64 })
+	return r.GetInitialToken(), nil
+}
+
+// httpClient is the configured client; the SDK's own is adjusted, somebody else's is left as it is. Without any it is one with room for many requests at a time.
+func httpClient(configured awssdk.HTTPClient, adjust func(*awshttp.BuildableClient) *awshttp.BuildableClient) awssdk.HTTPClient {
+	switch c := configured.(type) {
+	case nil:
+		return adjust(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.MaxIdleConnsPerHost = 64 }))
+	case *awshttp.BuildableClient:
+		return adjust(c)
+	}
+	return configured
 }
 
 // Close waits for the calls under way and for what follows from them, then ends the relay. Closing twice is a success.
@@ -293,6 +336,14 @@ func (e *Engine) Close() error {
 	e.relay.Wait()
 	e.calls.Wait()
 	return nil
+}
+
+// parallel is how many requests are made at a time where n would be well.
+func (e *Engine) parallel(n int) int {
+	if e.options.Serial {
+		return 1
+	}
+	return n
 }
 
 // begin keeps the engine open until end.

@@ -60,7 +60,7 @@ func (e *Engine) putBlobsOf(ctx context.Context, c store.Change) error {
 	if err := e.putItems(ctx, small); err != nil {
 		return err
 	}
-	return store.Each(ctx, putParallel, large, func(b store.Blob) error { return e.putObject(ctx, b.CID, b.Bytes) })
+	return store.Each(ctx, e.parallel(putParallel), large, func(b store.Blob) error { return e.putObject(ctx, b.CID, b.Bytes) })
 }
 
 func blobKey(c cid.Cid) item { return item{attrBlob: binary(c.Bytes())} }

@@ -62,9 +62,9 @@ func (e *Engine) queue(ctx context.Context, name string) (*queue, error) {
 		return nil, fault("looking for queue "+full, err)
 	}
 	q = &queue{name: name, url: awssdk.ToString(out.QueueUrl)}
-	q.sends = batcher[types.SendMessageBatchRequestEntry]{max: batchSize, parallel: sendParallel,
+	q.sends = batcher[types.SendMessageBatchRequestEntry]{max: batchSize, parallel: e.parallel(sendParallel),
 		do: func(batch []types.SendMessageBatchRequestEntry) []error { return e.sendBatch(q, batch) }}
-	q.acks = batcher[string]{max: batchSize, parallel: sendParallel,
+	q.acks = batcher[string]{max: batchSize, parallel: e.parallel(sendParallel),
 		do: func(handles []string) []error { return e.deleteBatch(q, handles) }}
 	e.queues.mu.Lock()
 	defer e.queues.mu.Unlock()
@@ -78,6 +78,7 @@ func (e *Engine) queue(ctx context.Context, name string) (*queue, error) {
 // sendAll sends messages of any queues and returns an error, or nil, for each.
 func (e *Engine) sendAll(ctx context.Context, messages []envelope) []error {
 	errs := make([]error, len(messages))
+	var order []*queue
 	places := map[*queue][]int{}
 	entries := map[*queue][]types.SendMessageBatchRequestEntry{}
 	now := e.options.Now()
@@ -93,18 +94,19 @@ func (e *Engine) sendAll(ctx context.Context, messages []envelope) []error {
 			errs[i] = err
 			continue
 		}
+		if len(places[q]) == 0 {
+			order = append(order, q)
+		}
 		places[q] = append(places[q], i)
 		entries[q] = append(entries[q], types.SendMessageBatchRequestEntry{MessageBody: &body, DelaySeconds: m.delay(now)})
 	}
-	var sending sync.WaitGroup
-	for q, batch := range entries {
-		sending.Go(func() {
-			for i, err := range q.sends.run(batch) {
-				errs[places[q][i]] = err
-			}
-		})
-	}
-	sending.Wait()
+	// Every queue has its turn, whatever ctx says: a message without an error counts as sent.
+	_ = store.Each(context.WithoutCancel(ctx), e.parallel(len(order)), order, func(q *queue) error {
+		for i, err := range q.sends.run(entries[q]) {
+			errs[places[q][i]] = err
+		}
+		return nil
+	})
 	return errs
 }
 

@@ -3,12 +3,12 @@ package aws
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"time"
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
@@ -23,8 +23,6 @@ const (
 	shards = 32
 	// sendGrace is how long a writer has to send its messages before the relay does.
 	sendGrace = time.Minute
-	// sendAhead is how long before its time a message goes to SQS, which delays it for the rest. SQS delays by fifteen minutes at most.
-	sendAhead = 10 * time.Minute
 	// relayPage is how many items the relay takes from a shard at a time.
 	relayPage = 100
 )
@@ -40,22 +38,24 @@ type envelope struct {
 	Look int64 `json:"look,omitempty"`
 }
 
-func newEnvelope(m store.Message, now time.Time) envelope {
+func (e *Engine) newEnvelope(m store.Message, now time.Time) (envelope, error) {
 	id := make([]byte, 15)
-	_, _ = rand.Read(id) // never fails
+	if _, err := io.ReadFull(e.options.Rand, id); err != nil {
+		return envelope{}, fmt.Errorf("aws: ID of a message: %w", err)
+	}
 	now = now.UTC().Truncate(time.Millisecond)
 	v := envelope{ID: base64.RawURLEncoding.EncodeToString(id), Queue: m.Queue, Body: m.Body, Enqueued: now, Look: millis(now.Add(sendGrace))}
 	if m.Due.After(now) {
 		v.Due = m.Due.UTC()
 	}
-	if !v.soon(now) {
-		v.Look = millis(v.Due.Add(-sendAhead))
+	if !e.soon(v, now) {
+		v.Look = millis(v.Due.Add(-e.options.Ahead + time.Millisecond - 1)) // not before: SQS delays by whole seconds
 	}
-	return v
+	return v, nil
 }
 
 // soon: SQS takes it, with a delay if need be.
-func (v envelope) soon(now time.Time) bool { return !v.Due.After(now.Add(sendAhead)) }
+func (e *Engine) soon(v envelope, now time.Time) bool { return !v.Due.After(now.Add(e.options.Ahead)) }
 
 // delay is for how many seconds SQS shall keep it to itself.
 func (v envelope) delay(now time.Time) int32 {
@@ -115,7 +115,7 @@ func (e *Engine) sendNow(ctx context.Context, it item, own []envelope) {
 	tried := make(chan struct{})
 	e.calls.Add(1) // the caller is still counted
 	e.tidies <- struct{}{}
-	go func() {
+	send := func() {
 		defer func() {
 			<-e.tidies
 			e.calls.Done()
@@ -123,13 +123,18 @@ func (e *Engine) sendNow(ctx context.Context, it item, own []envelope) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), background)
 		defer cancel()
 		sent, left := e.send(ctx, held, func(m envelope) bool {
-			return m.soon(now) && (mine[m.ID] || m.Look <= millis(now))
+			return e.soon(m, now) && (mine[m.ID] || m.Look <= millis(now))
 		})
 		close(tried)
 		if err := e.tidy(ctx, it, sent, left); err != nil {
 			e.options.OnError(err)
 		}
-	}()
+	}
+	if e.options.Serial {
+		send()
+		return
+	}
+	go send()
 	waiting, enough := context.WithTimeout(ctx, e.patience)
 	defer enough()
 	select {

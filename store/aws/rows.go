@@ -3,9 +3,9 @@ package aws
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -225,7 +225,11 @@ func (e *Engine) Commit(ctx context.Context, c store.Change) (uint64, error) {
 		if _, err := e.queue(ctx, m.Queue); err != nil {
 			return 0, err
 		}
-		out = append(out, newEnvelope(m, now))
+		v, err := e.newEnvelope(m, now)
+		if err != nil {
+			return 0, err
+		}
+		out = append(out, v)
 	}
 	if len(c.Blobs) > 0 {
 		if err := e.putBlobsOf(ctx, c); err != nil {
@@ -284,7 +288,9 @@ func (e *Engine) write(ctx context.Context, c store.Change, out []envelope) (ite
 		row, version = store.Row{Key: row.Key}, 0
 	}
 	token := make([]byte, 9)
-	_, _ = rand.Read(token) // never fails
+	if _, err := io.ReadFull(e.options.Rand, token); err != nil {
+		return nil, fmt.Errorf("aws: token of a commit: %w", err)
+	}
 
 	u := newUpdate()
 	u.set(attrVersion, number(version))
