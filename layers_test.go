@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os/exec"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -40,8 +41,11 @@ var layers = map[string]layer{
 	"store/storetest": {may: []string{"store"}, why: "the suite is handed the engine it tests", never: sdks},
 	"store/memory":    {may: []string{"store"}, why: "an engine knows the contract and nothing above it"},
 	"store/sqlite":    {may: []string{"store"}, why: "an engine knows the contract and nothing above it", network: true},
-	"store/transfer":  {may: []string{"store"}, never: sdks, why: "it carries state between engines that it does not know"},
-	"store/aws":       {may: []string{"store"}, why: "an engine knows the contract and nothing above it", network: true},
+	"store/aws/awstest": {may: []string{"store", "store/storetest", "store/aws"}, network: true, never: []string{"database/sql", "modernc.org/..."},
+		why: "it is a double of the services of that engine"},
+	"store/enginetest": {may: []string{"store", "store/..."}, network: true, why: "it picks an engine for tests, as cmd does for processes"},
+	"store/transfer":   {may: []string{"store"}, never: sdks, why: "it carries state between engines that it does not know"},
+	"store/aws":        {may: []string{"store"}, why: "an engine knows the contract and nothing above it", network: true},
 	"tasks": {may: []string{"capabilities/...", "store", "piece", "segment", "wire/..."}, network: true, never: sdks,
 		why: "a role's tasks and receipts are domain logic over the store"},
 	"standing":    {may: []string{"store"}, never: sdks, why: "limits and reputation are domain logic over the store"},
@@ -108,11 +112,11 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// TestEnginesKeepApart: no engine imports another, nothing below cmd imports one.
+// TestEnginesKeepApart: no engine imports another, nothing below cmd imports one but what serves tests.
 func TestEnginesKeepApart(t *testing.T) {
 	for _, p := range listPackages(t) {
 		name := strings.TrimPrefix(p.ImportPath, module)
-		if strings.HasPrefix(name, "cmd/") || name == "roles/rolestest" {
+		if strings.HasPrefix(name, "cmd/") || slices.Contains([]string{"roles/rolestest", "store/enginetest", "store/aws/awstest"}, name) {
 			continue
 		}
 		for _, dep := range p.Deps {

@@ -18,7 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/compute"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/wire"
 )
@@ -173,7 +173,7 @@ type world struct {
 func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	t.Helper()
 	clock := storetest.NewClock()
-	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), fetcher: &fakeFetcher{pages: map[string]page{}}}
+	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), fetcher: &fakeFetcher{pages: map[string]page{}}}
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.front = &fakeStorefront{T: t, receipts: map[cid.Cid]cid.Cid{}}
 	w.deps = compute.Deps{
@@ -288,3 +288,6 @@ func (w *world) receipt(task cid.Cid) *capabilities.Receipt {
 }
 
 func all(store.Key) bool { return true }
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) { enginetest.Again(t, enginetest.Double, ".", "") }

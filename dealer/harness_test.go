@@ -18,7 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/segment"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/wire"
 )
@@ -207,7 +207,7 @@ type world struct {
 func newWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealer.Deps)) *world {
 	t.Helper()
 	clock := storetest.NewClock()
-	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), fronts: map[string]*fakeAggregator{}}
+	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), fronts: map[string]*fakeAggregator{}}
 	w.tracker = &fakeTracker{T: t, clock: w.Clock}
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	for _, s := range []capabilities.Signer{aggregator, second} {
@@ -348,3 +348,6 @@ func active(ids ...uint64) deal.Deals {
 	}
 	return d
 }
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) { enginetest.Again(t, enginetest.Double, ".", "") }

@@ -12,7 +12,7 @@ import (
 	"github.com/storacha/w3filecoin/dealtracker"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/wire"
 )
@@ -86,7 +86,7 @@ func newWorld(t *testing.T, adjust func(*dealtracker.Deps)) *world {
 func newFaultyWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealtracker.Deps)) *world {
 	t.Helper()
 	clock := storetest.NewClock()
-	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), chain: &fakeChain{}}
+	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), chain: &fakeChain{}}
 	w.chain.at(1000)
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.deps = dealtracker.Deps{Signer: signer(1), Store: w.Driver, Source: w.chain, Backfill: 1000, Step: 100, Overlap: 50, Parallel: 1,
@@ -167,3 +167,6 @@ func (w *world) status(p piece.Link, id uint64) string {
 	w.Helper()
 	return w.deals(p)[id].Status
 }
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) { enginetest.Again(t, enginetest.Double, ".", "") }

@@ -19,7 +19,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/space"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/tasks"
 	"github.com/storacha/w3filecoin/uploads"
@@ -86,7 +86,7 @@ type world struct {
 func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	t.Helper()
 	clock := storetest.NewClock()
-	w := &world{Stage: storetest.NewStage(t, clock, memory.New(memory.Options{Now: clock.Now}), choose), bucket: &fakeBucket{blobs: map[string]uint64{}, at: "https://custody.example/content/"}}
+	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), bucket: &fakeBucket{blobs: map[string]uint64{}, at: "https://custody.example/content/"}}
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.deps = uploads.Deps{
 		Signer: self, Store: w.Driver, Keys: keys{}, Bucket: w.bucket, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
@@ -327,3 +327,6 @@ func (w *world) listed(nonce string) []blob.Blob {
 		}
 	}
 }
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) { enginetest.Again(t, enginetest.Double, ".", "") }

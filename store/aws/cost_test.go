@@ -10,6 +10,7 @@ import (
 
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 )
 
 // counter counts requests.
@@ -39,10 +40,10 @@ func (c *counter) take() map[string]int {
 func TestRequestsPerChange(t *testing.T) {
 	b := newBench(t, 1)
 	count := &counter{requests: map[string]int{}}
-	o := b.d.options(t, benchRole, 3)
+	o := b.options(benchRole, 3)
 	o.Observe = count.observe
 	open := func() *aws.Engine {
-		e, err := aws.Open(t.Context(), b.d.location(), o)
+		e, err := aws.Open(t.Context(), b.d.Location(), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +95,7 @@ func TestRequestsPerChange(t *testing.T) {
 			message("q", "6"), message("q", "7"), message("q", "8"), message("q", "9"), message("q", "10"))),
 			map[string]int{"UpdateItem": 2, "SendMessageBatch": 1}},
 		{"row, messages to two queues", commit(change("a", 4, message("q", "1"), message("r", "2"))), map[string]int{"UpdateItem": 2, "SendMessageBatch": 2}},
-		{"row, timer", commit(change("timer", 1, store.Message{Queue: "q", Due: b.d.clock.Now().Add(time.Hour)})), map[string]int{"UpdateItem": 2}},
+		{"row, timer", commit(change("timer", 1, store.Message{Queue: "q", Due: b.clock.Now().Add(time.Hour)})), map[string]int{"UpdateItem": 2}},
 		{"row, 25 small blobs", commit(with(change("a", 5), blobs(25, 100)...)), map[string]int{"GetItem": 1, "BatchWriteItem": 1, "UpdateItem": 1}},
 		{"row, 2 blobs over 8 KiB", commit(with(change("a", 6), blobs(2, 9000)...)), map[string]int{"GetItem": 1, "PutObject": 2, "UpdateItem": 1}},
 		{"row, deleted", commit(deleted(change("a", 7))), map[string]int{"DeleteItem": 1}},
@@ -113,7 +114,7 @@ func TestRequestsPerChange(t *testing.T) {
 		},
 			map[string]int{"GetItem": 1, "GetObject": 1}},
 		{"message handled", func(e *aws.Engine) error {
-			b.d.clock.Advance(2 * time.Minute) // what opening received comes again
+			b.clock.Advance(2 * time.Minute) // what opening received comes again
 			ds, err := e.Receive(t.Context(), "q", 1, time.Minute)
 			if err != nil || len(ds) != 1 {
 				return fmt.Errorf("received %d, %v", len(ds), err)
@@ -137,23 +138,23 @@ func TestRequestsPerChange(t *testing.T) {
 func TestObserve(t *testing.T) {
 	b := newBench(t, 1)
 	count := &counter{requests: map[string]int{}}
-	o := b.d.options(t, benchRole, 3)
+	o := b.options(benchRole, 3)
 	o.Observe = count.observe
-	e, err := aws.Open(t.Context(), b.d.location(), o)
+	e, err := aws.Open(t.Context(), b.d.Location(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	b.d.failing(func(request int, _ string) fault {
+	b.d.Failing(func(request int, _ string) awstest.Fault {
 		if request < 3 {
-			return throttle
+			return awstest.Throttle
 		}
-		return fine
+		return awstest.Fine
 	})
 	if _, err := e.Commit(t.Context(), change("row", 0)); err != nil {
 		t.Fatal(err)
 	}
-	b.d.failing(func(int, string) fault { return broken })
+	b.d.Failing(func(int, string) awstest.Fault { return awstest.Broken })
 	if _, err := e.Get(t.Context(), change("row", 0).Row.Key); err == nil {
 		t.Error("read in spite of faults")
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -12,13 +13,15 @@ import (
 
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 	"github.com/storacha/w3filecoin/store/storetest"
 )
 
 // bench is an engine on a double.
 type bench struct {
 	*testing.T
-	d      *double
+	clock  *storetest.FakeClock
+	d      *awstest.Double
 	engine *aws.Engine
 	behind []error // what went wrong in the background
 	mu     sync.Mutex
@@ -29,24 +32,49 @@ const benchRole = "bench"
 // newBench opens an engine whose SDK makes each request so many times at most.
 func newBench(t *testing.T, attempts int) *bench {
 	t.Helper()
-	b := &bench{T: t, d: newDouble(t)}
+	return newLateBench(t, attempts, 0)
+}
+
+// newLateBench is a bench whose indexes show a write after some time.
+func newLateBench(t *testing.T, attempts int, lag time.Duration) *bench {
+	t.Helper()
+	clock := storetest.NewClock()
+	b := &bench{T: t, clock: clock, d: awstest.New(awstest.Options{Now: clock.Now, IndexLag: lag, IndexLagCommits: math.MaxInt})}
 	layout := aws.Layout{benchRole: {"q", "r"}}
-	if err := aws.Init(t.Context(), b.d.location(), layout, b.d.options(t, benchRole, 1), nil); err != nil {
+	if err := aws.Init(t.Context(), b.d.Location(), layout, b.options(benchRole, 1), nil); err != nil {
 		t.Fatal(err)
 	}
 	b.engine = b.open(attempts)
 	return b
 }
 
+// options are those of an engine on the double.
+func (b *bench) options(role string, attempts int) aws.Options {
+	return doubleOptions(b.T, b.d, b.clock, role, attempts)
+}
+
+func doubleOptions(t testing.TB, d *awstest.Double, clock *storetest.FakeClock, role string, attempts int) aws.Options {
+	o := options(t, role)
+	o.Now = clock.Now
+	o.After = func(pause time.Duration) <-chan time.Time {
+		clock.Advance(pause)
+		c := make(chan time.Time, 1)
+		c <- clock.Now()
+		return c
+	}
+	o.Configure = d.Configure(attempts)
+	return o
+}
+
 func (b *bench) open(attempts int) *aws.Engine {
 	b.Helper()
-	o := b.d.options(b.T, benchRole, attempts)
+	o := b.options(benchRole, attempts)
 	o.OnError = func(err error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.behind = append(b.behind, err)
 	}
-	e, err := aws.Open(b.Context(), b.d.location(), o)
+	e, err := aws.Open(b.Context(), b.d.Location(), o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -103,15 +131,11 @@ func (b *bench) drain(queue string) (bodies map[string]int, ids map[string]bool)
 
 // items are the items of the table of rows: the attributes that each has.
 func (b *bench) items() (all []string) {
-	b.d.mu.Lock()
-	defer b.d.mu.Unlock()
-	for _, it := range b.d.tables[b.d.location().RowTable(benchRole)].items {
-		var names []string
-		for _, name := range slices.Sorted(maps.Keys(it)) {
+	for _, names := range b.d.Attributes(b.d.Location().RowTable(benchRole)) {
+		for i, name := range names {
 			if strings.HasPrefix(name, "m:") {
-				name = "m:"
+				names[i] = "m:"
 			}
-			names = append(names, name)
 		}
 		all = append(all, strings.Join(names, " "))
 	}
@@ -144,17 +168,19 @@ func (b *bench) commit(c store.Change) {
 // TestEngineOnDouble: the suite, offline and on a clock of its own.
 func TestEngineOnDouble(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
-		d := newDouble(t)
-		if err := aws.Init(t.Context(), d.location(), aws.Layout{benchRole: nil}, d.options(t, benchRole, 1), nil); err != nil {
+		clock := storetest.NewClock()
+		d := awstest.New(awstest.Options{Now: clock.Now, OnDemand: true})
+		o := doubleOptions(t, d, clock, benchRole, 1)
+		if err := aws.Init(t.Context(), d.Location(), aws.Layout{benchRole: nil}, o, nil); err != nil {
 			t.Fatal(err)
 		}
-		return storetest.Harness{Clock: d.clock, Open: func(t testing.TB) store.Driver {
+		return storetest.Harness{Clock: clock, Open: func(t testing.TB) store.Driver {
 			t.Helper()
-			e, err := aws.Open(t.Context(), d.location(), d.options(t, benchRole, 1))
+			e, err := aws.Open(t.Context(), d.Location(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return &onDemand{Engine: e, known: map[string]bool{}}
+			return e
 		}}
 	})
 }
@@ -203,10 +229,10 @@ func (b *bench) everything(attempts int) {
 	step("putting", func() error { return store.PutBlob(b.Context(), b.engine, parts) })
 
 	// Whatever failed once does so no more; then a message that was promised comes, and nothing else.
-	b.d.failing(nil)
+	b.d.Failing(nil)
 	b.restart()
 	for range 3 {
-		b.d.clock.Advance(2 * time.Minute)
+		b.clock.Advance(2 * time.Minute)
 		b.relay()
 	}
 	q, _ := b.drain("q")
@@ -224,21 +250,21 @@ func (b *bench) everything(attempts int) {
 
 // TestFaultAtEachRequest: one request fails, in each way that there is, and the SDK repeats it: nobody notices.
 func TestFaultAtEachRequest(t *testing.T) {
-	for _, f := range []fault{throttle, broken, lost, cut} {
+	for _, f := range []awstest.Fault{awstest.Throttle, awstest.Broken, awstest.Lost, awstest.Cut, awstest.Short, awstest.Refused} {
 		sweepRequests(t, f, 3)
 	}
 }
 
 // TestFaultAtEachRequestWithoutRetries: the SDK does not repeat it: the caller does, and all that was promised is done.
 func TestFaultAtEachRequestWithoutRetries(t *testing.T) {
-	for _, f := range []fault{throttle, broken, lost, cut, partial} {
+	for _, f := range []awstest.Fault{awstest.Throttle, awstest.Broken, awstest.Lost, awstest.Cut, awstest.Partial, awstest.Short, awstest.Refused} {
 		sweepRequests(t, f, 1)
 	}
 }
 
-func sweepRequests(t *testing.T, f fault, attempts int) {
+func sweepRequests(t *testing.T, f awstest.Fault, attempts int) {
 	t.Helper()
-	if testing.Short() && f != lost {
+	if testing.Short() && f != awstest.Lost {
 		return
 	}
 	for n, hit := 1, true; hit && !t.Failed(); n++ {
@@ -246,11 +272,11 @@ func sweepRequests(t *testing.T, f fault, attempts int) {
 		t.Run(fmt.Sprintf("%v at request %d", f, n), func(t *testing.T) {
 			b := newBench(t, attempts)
 			var mu sync.Mutex
-			b.d.failing(func(request int, op string) fault {
+			b.d.Failing(func(request int, op string) awstest.Fault {
 				mu.Lock()
 				defer mu.Unlock()
 				if request != n {
-					return fine
+					return awstest.Fine
 				}
 				hit = true
 				return f
@@ -267,12 +293,12 @@ func sweepRequests(t *testing.T, f fault, attempts int) {
 func TestAnswerLost(t *testing.T) {
 	b := newBench(t, 3)
 	done := false
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "UpdateItem" && !done {
 			done = true
-			return cut
+			return awstest.Cut
 		}
-		return fine
+		return awstest.Fine
 	})
 	v, err := b.engine.Commit(t.Context(), change("row", 0, message("q", "m")))
 	if v != 1 || err != nil {
@@ -290,21 +316,21 @@ func TestAnswerLost(t *testing.T) {
 // TestWriterGone: what a writer did not send the relay does, when the writer has had its time, and the item holds nothing any more.
 func TestWriterGone(t *testing.T) {
 	b := newBench(t, 1)
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "SendMessageBatch" {
-			return broken
+			return awstest.Broken
 		}
-		return fine
+		return awstest.Fine
 	})
 	b.commit(change("row", 0, message("q", "m")))
 	b.restart()
 	b.wantItems("not sent", "e k m: n p q s t v")
-	b.d.failing(nil)
-	b.d.clock.Advance(50 * time.Second)
+	b.d.Failing(nil)
+	b.clock.Advance(50 * time.Second)
 	if n := b.relay(); n != 0 {
 		t.Errorf("%d messages were taken from a writer that may still send them", n)
 	}
-	b.d.clock.Advance(11 * time.Second)
+	b.clock.Advance(11 * time.Second)
 	if n := b.relay(); n != 1 {
 		t.Errorf("the relay sent %d messages", n)
 	}
@@ -322,16 +348,16 @@ func TestQueueDoesNotAnswer(t *testing.T) {
 	b := newBench(t, 1)
 	b.engine.SetPatience(10 * time.Millisecond)
 	hang := make(chan struct{})
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "SendMessageBatch" {
 			<-hang
 		}
-		return fine
+		return awstest.Fine
 	})
 	b.commit(change("row", 0, message("q", "m")))
 	close(hang)
 	b.restart()
-	b.d.failing(nil)
+	b.d.Failing(nil)
 	b.wantItems("answered", "e k n p s v")
 	if got, _ := b.drain("q"); got["m"] != 1 {
 		t.Errorf("messages %v", got)
@@ -342,20 +368,20 @@ func TestQueueDoesNotAnswer(t *testing.T) {
 func TestTidyingLost(t *testing.T) {
 	b := newBench(t, 1)
 	updates := 0
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "UpdateItem" {
 			updates++
 		}
 		if op == "UpdateItem" && updates > 1 {
-			return throttle
+			return awstest.Throttle
 		}
-		return fine
+		return awstest.Fine
 	})
 	b.commit(change("row", 0, message("q", "m")))
 	b.restart()
-	b.d.failing(nil)
+	b.d.Failing(nil)
 	_, first := b.drain("q")
-	b.d.clock.Advance(2 * time.Minute)
+	b.clock.Advance(2 * time.Minute)
 	if n := b.relay(); n != 1 {
 		t.Errorf("the relay sent %d messages", n)
 	}
@@ -369,19 +395,19 @@ func TestTidyingLost(t *testing.T) {
 // TestTwoRelays: replicas that relay at the same time may send twice, under one ID, and leave the item in order.
 func TestTwoRelays(t *testing.T) {
 	b := newBench(t, 1)
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "SendMessageBatch" {
-			return broken
+			return awstest.Broken
 		}
-		return fine
+		return awstest.Fine
 	})
 	for i := range 20 {
 		b.commit(change(fmt.Sprint(i), 0, message("q", fmt.Sprint(i))))
 	}
 	b.restart()
-	b.d.failing(nil)
+	b.d.Failing(nil)
 	other := b.open(1)
-	b.d.clock.Advance(2 * time.Minute)
+	b.clock.Advance(2 * time.Minute)
 	var wg sync.WaitGroup
 	for _, e := range []*aws.Engine{b.engine, other} {
 		wg.Go(func() {
@@ -401,7 +427,7 @@ func TestTwoRelays(t *testing.T) {
 // TestTimers: what is due late waits in its item, beside what is due now, and is delivered at its time, not before.
 func TestTimers(t *testing.T) {
 	b := newBench(t, 1)
-	due := b.d.clock.Now().Add(time.Hour)
+	due := b.clock.Now().Add(time.Hour)
 	b.commit(change("row", 0, store.Message{Queue: "q", Body: []byte("late"), Due: due}, message("q", "now")))
 	b.restart()
 	b.wantItems("one waits", "e k m: n p q s t v")
@@ -416,24 +442,24 @@ func TestTimers(t *testing.T) {
 	if got, _ := b.drain("q"); got["more"] != 1 || len(got) != 1 {
 		t.Errorf("then: %v", got)
 	}
-	for b.d.clock.Now().Before(due.Add(-11 * time.Minute)) {
-		b.d.clock.Advance(30 * time.Second)
+	for b.clock.Now().Before(due.Add(-11 * time.Minute)) {
+		b.clock.Advance(30 * time.Second)
 		if n := b.relay(); n != 0 {
-			t.Fatalf("sent at %s, due at %s", b.d.clock.Now(), due)
+			t.Fatalf("sent at %s, due at %s", b.clock.Now(), due)
 		}
 	}
-	b.d.clock.Advance(2 * time.Minute)
+	b.clock.Advance(2 * time.Minute)
 	if n := b.relay(); n != 1 {
 		t.Errorf("the relay sent %d messages", n)
 	}
 	b.wantItems("it is in the queue", "e k n p s v")
-	for b.d.clock.Now().Before(due) {
+	for b.clock.Now().Before(due) {
 		if got, _ := b.drain("q"); len(got) != 0 {
-			t.Fatalf("delivered at %s, due at %s", b.d.clock.Now(), due)
+			t.Fatalf("delivered at %s, due at %s", b.clock.Now(), due)
 		}
-		b.d.clock.Advance(10 * time.Second)
+		b.clock.Advance(10 * time.Second)
 	}
-	b.d.clock.Advance(time.Second)
+	b.clock.Advance(time.Second)
 	if got, _ := b.drain("q"); got["late"] != 1 {
 		t.Errorf("at its time: %v", got)
 	}
@@ -444,17 +470,17 @@ func TestDeletedRowWithMessages(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		b := newBench(t, 1)
 		b.commit(change("row", 0))
-		b.d.failing(func(_ int, op string) fault {
+		b.d.Failing(func(_ int, op string) awstest.Fault {
 			if op == "SendMessageBatch" {
-				return broken
+				return awstest.Broken
 			}
-			return fine
+			return awstest.Fine
 		})
 		c := change("row", 1, message("q", "last"))
 		c.Delete = true
 		b.commit(c)
 		b.restart()
-		b.d.failing(nil)
+		b.d.Failing(nil)
 		b.wantItems("deleted", "e k m: n p q s t")
 		if _, err := b.engine.Get(t.Context(), c.Row.Key); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("got a deleted row: %v", err)
@@ -472,7 +498,7 @@ func TestDeletedRowWithMessages(t *testing.T) {
 			b.commit(change("row", 0))
 			want = append(want, "e k n p s v")
 		}
-		b.d.clock.Advance(2 * time.Minute)
+		b.clock.Advance(2 * time.Minute)
 		b.relay()
 		b.wantItems("sent", want...)
 		if got, _ := b.drain("q"); got["last"] != 1 {
@@ -483,24 +509,21 @@ func TestDeletedRowWithMessages(t *testing.T) {
 
 // TestLateIndex: the outbox shows what was there some time ago. What is gone is not sent again, what it does not show is sent later.
 func TestLateIndex(t *testing.T) {
-	b := newBench(t, 1)
-	b.d.mu.Lock()
-	b.d.late = true
-	b.d.mu.Unlock()
-	b.d.failing(func(_ int, op string) fault {
+	b := newLateBench(t, 1, math.MaxInt64)
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "SendMessageBatch" {
-			return broken
+			return awstest.Broken
 		}
-		return fine
+		return awstest.Fine
 	})
 	b.commit(change("row", 0, message("q", "m")))
 	b.restart()
-	b.d.failing(nil)
-	b.d.clock.Advance(2 * time.Minute)
+	b.d.Failing(nil)
+	b.clock.Advance(2 * time.Minute)
 	if n := b.relay(); n != 0 {
 		t.Errorf("the relay sent %d messages that it cannot see", n)
 	}
-	b.d.settle()
+	b.d.Settle()
 	if n := b.relay(); n != 1 {
 		t.Errorf("the relay sent %d messages", n)
 	}
@@ -524,11 +547,11 @@ func TestPartialBatches(t *testing.T) {
 	for i := range 60 {
 		c.Blobs = append(c.Blobs, store.RawBlob(fmt.Append(nil, i)))
 	}
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "BatchWriteItem" || op == "SendMessageBatch" {
-			return partial
+			return awstest.Partial
 		}
-		return fine
+		return awstest.Fine
 	})
 	b.commit(c)
 	b.restart()
@@ -537,8 +560,8 @@ func TestPartialBatches(t *testing.T) {
 			t.Errorf("blob %s: %v", blob.CID, err)
 		}
 	}
-	b.d.failing(nil)
-	b.d.clock.Advance(2 * time.Minute)
+	b.d.Failing(nil)
+	b.clock.Advance(2 * time.Minute)
 	b.relay()
 	if got, _ := b.drain("q"); len(got) != 16 {
 		t.Errorf("messages %v", got)
@@ -546,11 +569,11 @@ func TestPartialBatches(t *testing.T) {
 	b.wantItems("afterwards", "e k n p s v")
 
 	// A table that takes nothing is reported, and the row is not written.
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "BatchWriteItem" {
-			return throttle
+			return awstest.Throttle
 		}
-		return fine
+		return awstest.Fine
 	})
 	c.Row.Sort = "other"
 	if _, err := b.engine.Commit(t.Context(), c); err == nil {
@@ -564,30 +587,30 @@ func TestPartialBatches(t *testing.T) {
 // TestClocksDiffer: a replica whose clock is ahead sends what another is about to; under the same ID, and nothing is lost.
 func TestClocksDiffer(t *testing.T) {
 	b := newBench(t, 1)
-	o := b.d.options(t, benchRole, 1)
-	o.Now = func() time.Time { return b.d.clock.Now().Add(90 * time.Second) }
-	ahead, err := aws.Open(t.Context(), b.d.location(), o)
+	o := b.options(benchRole, 1)
+	o.Now = func() time.Time { return b.clock.Now().Add(90 * time.Second) }
+	ahead, err := aws.Open(t.Context(), b.d.Location(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ahead.Close()
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "SendMessageBatch" {
-			return broken
+			return awstest.Broken
 		}
-		return fine
+		return awstest.Fine
 	})
-	b.commit(change("row", 0, message("q", "m"), store.Message{Queue: "q", Body: []byte("late"), Due: b.d.clock.Now().Add(time.Hour)}))
+	b.commit(change("row", 0, message("q", "m"), store.Message{Queue: "q", Body: []byte("late"), Due: b.clock.Now().Add(time.Hour)}))
 	b.restart()
-	b.d.failing(nil)
+	b.d.Failing(nil)
 	if n, err := ahead.Relay(t.Context()); n != 1 || err != nil {
 		t.Errorf("the replica ahead sent %d, %v", n, err)
 	}
-	b.d.clock.Advance(time.Hour)
+	b.clock.Advance(time.Hour)
 	if n := b.relay(); n != 1 {
 		t.Errorf("the other one sent %d", n)
 	}
-	b.d.clock.Advance(time.Minute)
+	b.clock.Advance(time.Minute)
 	if got, _ := b.drain("q"); got["m"] != 1 || got["late"] != 1 {
 		t.Errorf("messages %v", got)
 	}
@@ -612,11 +635,10 @@ func TestDeadQueue(t *testing.T) {
 	if err != nil || len(d) != 1 {
 		t.Fatalf("received %v, %v", d, err)
 	}
-	b.d.mu.Lock()
-	queue, dead := b.d.queues[b.d.location().QueueName(benchRole, "q")], b.d.queues[b.d.location().DeadQueueName(benchRole)]
-	dead.messages, queue.messages = append(queue.messages, &doubleMessage{id: "foreign", body: "not ours"}), nil
-	b.d.mu.Unlock()
-	b.d.clock.Advance(time.Minute)
+	dead := b.d.Location().DeadQueueName(benchRole)
+	b.d.Move(b.d.Location().QueueName(benchRole, "q"), dead)
+	b.d.Put(dead, "foreign", "not ours")
+	b.clock.Advance(time.Minute)
 	if err := b.engine.DrainDead(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -651,31 +673,31 @@ func TestLeaseEnds(t *testing.T) {
 		return ds[0]
 	}
 	first := receive()
-	b.d.clock.Advance(2 * time.Minute)
+	b.clock.Advance(2 * time.Minute)
 	second := receive()
 	if err := b.engine.Ack(t.Context(), first); !errors.Is(err, store.ErrLeaseLost) {
 		t.Errorf("acknowledged by a stale holder: %v", err)
 	}
 	// Prolongations end after twelve hours.
 	var err error
-	began := b.d.clock.Now()
-	for err == nil && b.d.clock.Now().Sub(began) < 13*time.Hour {
-		b.d.clock.Advance(50 * time.Second)
+	began := b.clock.Now()
+	for err == nil && b.clock.Now().Sub(began) < 13*time.Hour {
+		b.clock.Advance(50 * time.Second)
 		err = b.engine.Extend(t.Context(), second, time.Minute)
 	}
-	if held := b.d.clock.Now().Sub(began); !errors.Is(err, store.ErrLeaseLost) || held < 11*time.Hour || held > 12*time.Hour+time.Minute {
+	if held := b.clock.Now().Sub(began); !errors.Is(err, store.ErrLeaseLost) || held < 11*time.Hour || held > 12*time.Hour+time.Minute {
 		t.Errorf("held for %s, then %v", held, err)
 	}
 	// An acknowledgement that failed may be repeated.
-	b.d.clock.Advance(time.Minute)
+	b.clock.Advance(time.Minute)
 	third := receive()
 	fails := 1
-	b.d.failing(func(_ int, op string) fault {
+	b.d.Failing(func(_ int, op string) awstest.Fault {
 		if op == "DeleteMessageBatch" && fails > 0 {
 			fails--
-			return broken
+			return awstest.Broken
 		}
-		return fine
+		return awstest.Fine
 	})
 	if err := b.engine.Ack(t.Context(), third); err == nil || errors.Is(err, store.ErrLeaseLost) {
 		t.Errorf("failed acknowledgement: %v", err)
@@ -688,9 +710,9 @@ func TestLeaseEnds(t *testing.T) {
 // TestPoll: a queue that was empty is left alone for a while, unless this process sent something.
 func TestPoll(t *testing.T) {
 	b := newBench(t, 1)
-	o := b.d.options(t, benchRole, 1)
+	o := b.options(benchRole, 1)
 	o.Poll = time.Second
-	e, err := aws.Open(t.Context(), b.d.location(), o)
+	e, err := aws.Open(t.Context(), b.d.Location(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -706,7 +728,7 @@ func TestPoll(t *testing.T) {
 	for range 10 {
 		receive()
 	}
-	if n := b.d.count("ReceiveMessage"); n != 1 {
+	if n := b.d.Count("ReceiveMessage"); n != 1 {
 		t.Errorf("an empty queue was looked into %d times", n)
 	}
 	if _, err := e.Commit(t.Context(), change("row", 0, message("q", "m"))); err != nil {
@@ -720,7 +742,7 @@ func TestPoll(t *testing.T) {
 	if n := receive(); n != 0 {
 		t.Errorf("received %d at once", n)
 	}
-	b.d.clock.Advance(time.Second)
+	b.clock.Advance(time.Second)
 	if n := receive(); n != 1 {
 		t.Errorf("received %d after the pause", n)
 	}
@@ -739,12 +761,12 @@ func TestBlobReading(t *testing.T) {
 	}
 	entry := store.Entry{CID: store.RawBlob(content[60<<10 : 200<<10]).CID, Offset: 60 << 10, Length: 140 << 10}
 	for _, times := range []int{0, 1, 2, 4, 1000} {
-		b.d.failing(func(request int, op string) fault {
+		b.d.Failing(func(request int, op string) awstest.Fault {
 			if op == "GET" && times > 0 {
 				times--
-				return short
+				return awstest.Short
 			}
-			return fine
+			return awstest.Fine
 		})
 		_, whole := store.ReadBlob(t.Context(), b.engine, blob.CID, 1<<20)
 		_, part := store.ReadEntry(t.Context(), b.engine, blob.CID, entry)

@@ -35,7 +35,7 @@ func (b *bench) exported() []string {
 // TestExport: messages are found in rows and queues, stay there, and are received by others right after.
 func TestExport(t *testing.T) {
 	b := newBench(t, 3)
-	late := store.Message{Queue: "r", Body: []byte("timer"), Due: b.d.clock.Now().Add(time.Hour)}
+	late := store.Message{Queue: "r", Body: []byte("timer"), Due: b.clock.Now().Add(time.Hour)}
 	b.commit(change("a", 0, message("q", "1"), message("q", "2"), message("r", "3"), late))
 	b.restart() // what is sent in the background has been
 	want := []string{"q 1", "q 2", "r 3", "r timer"}
@@ -69,7 +69,7 @@ func TestExport(t *testing.T) {
 // TestTransfer: state goes to AWS and back and is equal; timers that ride in deleted markers are sent when they are due.
 func TestTransfer(t *testing.T) {
 	b := newBench(t, 3)
-	now := b.d.clock.Now
+	now := b.clock.Now
 	first, last := memory.New(memory.Options{Now: now}), memory.New(memory.Options{Now: now})
 	for i := range 30 {
 		c := change(fmt.Sprint("row", i), 0, message("q", fmt.Sprint("m", i)))
@@ -106,7 +106,7 @@ func TestTransfer(t *testing.T) {
 	if _, err := transfer.Copy(t.Context(), transfer.Side{Name: "last", Driver: last, Exporter: last}, at(), o); !errors.Is(err, transfer.ErrOccupied) {
 		t.Errorf("over what is there: %v", err)
 	}
-	b.d.clock.Advance(21 * time.Hour)
+	b.clock.Advance(21 * time.Hour)
 	if _, err := b.engine.Relay(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -95,12 +95,16 @@ func Random(r *rand.Rand, p float64, faults ...Fault) Chooser {
 }
 
 // Sweep runs a scenario with a fault at its first call, then with one at its second, and so on until it makes fewer calls than that; and
-// all this for each of the faults. The scenario builds everything it needs anew and wraps its engines by [NewFaulty]
-// with the chooser.
+// all this for each of the faults; in short mode with one at every seventh call only. The scenario builds everything it needs anew and wraps its engines by
+// [NewFaulty] with the chooser.
 func Sweep(t *testing.T, faults []Fault, scenario func(t *testing.T, choose Chooser)) {
 	t.Helper()
-	for _, f := range faults {
-		for n, hit := 1, true; hit && !t.Failed(); n++ {
+	stride := 1
+	if testing.Short() {
+		stride = 7
+	}
+	for i, f := range faults {
+		for n, hit := 1+i%stride, true; hit && !t.Failed(); n += stride {
 			hit = false
 			t.Run(fmt.Sprintf("%v at call %d", f, n), func(t *testing.T) {
 				nth := Nth(n, f)
