@@ -183,17 +183,35 @@ func (t Table[T]) Create(ctx context.Context, rec *Record[T], fx Effects) (creat
 // been committed although it was reported as lost: where decide finds that what it wants is already there, it returns [ErrUnchanged], and
 // Update returns the record as it was read. Any other error of decide ends the update and is returned as it is.
 func (t Table[T]) Update(ctx context.Context, key Key, decide func(rec *Record[T], fx *Effects) error) (Record[T], error) {
+	return t.update(ctx, key, nil, decide)
+}
+
+// UpdateFrom is Update for a record that was read a moment ago: the first decision is made on it, and the row is only read if it has changed
+// since. Where a decision to do nothing depends on the row as it is now, use Update. What decide finds out before it returns [ErrUnchanged] must
+// not have changed what the record's maps and slices hold.
+func (t Table[T]) UpdateFrom(ctx context.Context, from Record[T], decide func(rec *Record[T], fx *Effects) error) (Record[T], error) {
+	return t.update(ctx, from.Key, &from, decide)
+}
+
+func (t Table[T]) update(ctx context.Context, key Key, from *Record[T], decide func(rec *Record[T], fx *Effects) error) (Record[T], error) {
 	var err error
 	for range maxDecisions {
-		row, getErr := t.rows.Get(ctx, key)
-		if getErr != nil && !errors.Is(getErr, ErrNotFound) {
-			return Record[T]{Key: key}, fmt.Errorf("reading row %s: %w", key, getErr)
-		}
-		read := func() (Record[T], error) {
-			if getErr != nil {
-				return Record[T]{Key: key}, nil
+		var read func() (Record[T], error)
+		if from != nil {
+			known := *from
+			read = func() (Record[T], error) { return known, nil }
+			from = nil
+		} else {
+			row, getErr := t.rows.Get(ctx, key)
+			if getErr != nil && !errors.Is(getErr, ErrNotFound) {
+				return Record[T]{Key: key}, fmt.Errorf("reading row %s: %w", key, getErr)
 			}
-			return t.decode(row)
+			read = func() (Record[T], error) {
+				if getErr != nil {
+					return Record[T]{Key: key}, nil
+				}
+				return t.decode(row)
+			}
 		}
 		rec, decodeErr := read()
 		if decodeErr != nil {

@@ -61,6 +61,14 @@ func (r rowsFunc) Commit(ctx context.Context, c store.Change) (uint64, error) {
 	return r.commit(ctx, c)
 }
 
+// readsFunc replaces the reading of rows of an engine.
+type readsFunc struct {
+	store.Driver
+	get func(context.Context, store.Key) (store.Row, error)
+}
+
+func (r readsFunc) Get(ctx context.Context, key store.Key) (store.Row, error) { return r.get(ctx, key) }
+
 func TestTableRoundTrip(t *testing.T) {
 	ctx := t.Context()
 	d := memory.New(memory.Options{Now: newClock().Now})
@@ -302,6 +310,49 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("got %v after %d commits", err, calls)
 		}
 	})
+}
+
+func TestUpdateFrom(t *testing.T) {
+	ctx := t.Context()
+	reads := 0
+	d := memory.New(memory.Options{Now: newClock().Now})
+	pets := store.NewTable[pet](readsFunc{d, func(ctx context.Context, key store.Key) (store.Row, error) { reads++; return d.Get(ctx, key) }})
+	older := func(rec *store.Record[pet], _ *store.Effects) error {
+		rec.Value.Age++
+		return nil
+	}
+	rec, err := pets.UpdateFrom(ctx, store.Record[pet]{Key: petKey}, older)
+	if err != nil || rec.Value.Age != 1 || rec.Version != 1 || reads != 0 {
+		t.Fatalf("of a row that was not there: %+v, %v, %d reads", rec, err, reads)
+	}
+	stale := rec
+	if rec, err = pets.UpdateFrom(ctx, rec, older); err != nil || rec.Value.Age != 2 || reads != 0 {
+		t.Fatalf("of a row that was read: %+v, %v, %d reads", rec, err, reads)
+	}
+	if rec, err = pets.UpdateFrom(ctx, stale, older); err != nil || rec.Value.Age != 3 || reads != 1 {
+		t.Fatalf("of a row that has changed since: %+v, %v, %d reads", rec, err, reads)
+	}
+	rec, err = pets.UpdateFrom(ctx, rec, func(rec *store.Record[pet], _ *store.Effects) error {
+		rec.Value.Age = 99
+		return store.ErrUnchanged
+	})
+	if err != nil || rec.Value.Age != 3 || rec.Version != 3 || reads != 1 {
+		t.Fatalf("unchanged: %+v, %v, %d reads", rec, err, reads)
+	}
+}
+
+func TestSeen(t *testing.T) {
+	var s store.Seen
+	key := func(n int) store.Key { return store.Key{Partition: fmt.Sprint("p", n)} }
+	if s.Has(key(1)) {
+		t.Error("the zero Seen has seen something")
+	}
+	for n := range 10_000 {
+		s.Add(key(n))
+		if !s.Has(key(n)) || s.Len() > store.MaxSeen {
+			t.Fatalf("after %d keys: has the last: %v, holds %d", n+1, s.Has(key(n)), s.Len())
+		}
+	}
 }
 
 func TestCreate(t *testing.T) {
