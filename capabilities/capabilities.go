@@ -260,6 +260,9 @@ type Method func(ctx context.Context, inv Invocation) (*Receipt, error)
 type Invocation struct {
 	Task
 	Message *Message
+	// Waits: whoever invokes it waits for the answer, so "not yet" ([Unavailable].Accepted) is not told to them: the method is called again when it may
+	// have another answer, and a last time without Waits.
+	Waits bool
 }
 
 // Conn reaches one role, in process or over HTTP.

@@ -464,6 +464,46 @@ func TestStorefrontThatIsAway(t *testing.T) {
 	}
 }
 
+// TestPushed: a receipt is pushed to those who were told that it comes, not to those who wait for the answer; whenever they were told.
+func TestPushed(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		pushed bool
+		tell   func(w *world, call func(waits bool))
+	}{
+		{"waits", false, func(w *world, call func(bool)) { call(true); call(true) }},
+		{"told at once", true, func(w *world, call func(bool)) { call(false) }},
+		{"told after a while", true, func(w *world, call func(bool)) { call(true); call(false) }},
+		{"told by another process", true, func(w *world, call func(bool)) { call(false); call(true) }},
+		{"told while it is computed", true, func(w *world, call func(bool)) {
+			call(true)
+			p := w.fetcher.pages[home]
+			p.before = func(context.Context) { call(false) }
+			w.fetcher.pages[home] = p
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			c := newContent("hello")
+			w.fetcher.pages[home] = page{body: c.bytes}
+			task := newTask(storefront, c.cid, "")
+			tt.tell(w, func(waits bool) { w.accepted(w.call(task, waits, w.claim(c.cid, home))) })
+			w.Run(time.Minute)
+			r, err := w.call(task, true)
+			w.found(c.piece, task, r, err)
+			if got := w.front.receipts[task.Link()].Defined(); got != tt.pushed {
+				t.Errorf("pushed: %v", got)
+			}
+			if len(w.fetcher.fetched) != 1 {
+				t.Errorf("fetched %v", w.fetcher.fetched)
+			}
+			if rows := w.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, "job/") || strings.HasPrefix(k.Partition, "delivery/") }); len(rows) != 0 {
+				t.Errorf("rows that are left: %v", rows)
+			}
+		})
+	}
+}
+
 func TestUnknown(t *testing.T) {
 	w := newWorld(t, nil)
 	c := newContent("hello")

@@ -56,12 +56,6 @@ func (s *Service) compute(ctx context.Context, msg computeMessage) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.ledger.Receipt(ctx, msg.Task); !errors.Is(err, store.ErrNotFound) {
-		if err != nil {
-			return err
-		}
-		return s.remove(ctx, msg.Task)
-	}
 	if j.Value.State != Running || j.Value.Try != msg.Try {
 		return nil
 	}
@@ -75,6 +69,15 @@ func (s *Service) compute(ctx context.Context, msg computeMessage) error {
 		return err
 	}
 	found := result.Value.Piece
+	if task.Nonce != "" && result.Exists() {
+		// Unless it has been, and what came after that is to be repeated.
+		if _, err := s.ledger.Receipt(ctx, msg.Task); !errors.Is(err, store.ErrNotFound) {
+			if err != nil {
+				return err
+			}
+			return s.end(ctx, j, msg.Task)
+		}
+	}
 	if !result.Exists() || task.Nonce != "" {
 		content, reason := s.fetch(ctx, &j.Value)
 		if ctx.Err() != nil {
@@ -92,12 +95,10 @@ func (s *Service) compute(ctx context.Context, msg computeMessage) error {
 	if err != nil {
 		return err
 	}
-	var effects store.Effects
-	computedQueue.Send(&effects, computedMessage{msg.Task, j.Value.Invoker})
-	if _, err := s.ledger.Accept(ctx, task, r, capabilities.Effects{}, store.Listing{}, effects); err != nil {
+	if _, err := s.ledger.Accept(ctx, task, r, capabilities.Effects{}, store.Listing{}, store.Effects{}); err != nil {
 		return err
 	}
-	return s.remove(ctx, msg.Task)
+	return s.end(ctx, j, msg.Task)
 }
 
 // keep writes down what the bytes of a content gave.
@@ -112,13 +113,17 @@ func (s *Service) keep(ctx context.Context, j *Job, task cid.Cid, content piece.
 	return err
 }
 
-// remove ends a job that has its receipt.
-func (s *Service) remove(ctx context.Context, task cid.Cid) error {
-	_, err := s.jobs.Update(ctx, jobKey(task), func(j *store.Record[Job], fx *store.Effects) error {
+// end removes a job that has its receipt, and has the receipt pushed to an invoker who was told that it comes. Whoever is told so later than this
+// finds no job, and the receipt.
+func (s *Service) end(ctx context.Context, job store.Record[Job], task cid.Cid) error {
+	_, err := s.jobs.UpdateFrom(ctx, job, func(j *store.Record[Job], fx *store.Effects) error {
 		if !j.Exists() {
 			return store.ErrUnchanged
 		}
 		fx.Delete = true
+		if j.Value.Push {
+			computedQueue.Send(fx, computedMessage{task, j.Value.Invoker})
+		}
 		return nil
 	})
 	return err
@@ -167,7 +172,7 @@ func host(address string) string {
 	return " (" + u.Host + ")"
 }
 
-// computed sends the receipt to whoever asked: they may not be waiting any more.
+// computed sends the receipt to an invoker who was told that it comes.
 func (s *Service) computed(ctx context.Context, msg computedMessage) error {
 	return s.courier.Enqueue(ctx, msg.Invoker, "computed/"+msg.Task.String(), tasks.Delivery{Tasks: []cid.Cid{msg.Task}})
 }

@@ -223,6 +223,12 @@ func (w *world) sign(by capabilities.Signer, with string, l *assert.Location, te
 // invoke executes a task with the blocks that come with it, once.
 func (w *world) invoke(task capabilities.Task, attach ...capabilities.Block) (r *capabilities.Receipt, err error) {
 	w.Helper()
+	return w.call(task, false, attach...)
+}
+
+// call is invoke by somebody who may wait for the answer.
+func (w *world) call(task capabilities.Task, waits bool, attach ...capabilities.Block) (r *capabilities.Receipt, err error) {
+	w.Helper()
 	m := new(capabilities.Message)
 	m.AddInvocation(task.UCAN, append(attach, task.Proofs...)...)
 	if m, err = wire.DecodeMessage(m.Encode(), wire.Limits{}); err != nil {
@@ -230,7 +236,7 @@ func (w *world) invoke(task capabilities.Task, attach ...capabilities.Block) (r 
 	}
 	task = capabilities.TaskOf(m, m.Invocations()[0])
 	for range 5 {
-		r, err = w.service.Methods()[task.Can()](w.Context(), capabilities.Invocation{Task: task, Message: m})
+		r, err = w.service.Methods()[task.Can()](w.Context(), capabilities.Invocation{Task: task, Message: m, Waits: waits})
 		if !errors.Is(err, storetest.ErrInjected) {
 			break
 		}

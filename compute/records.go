@@ -29,6 +29,8 @@ type Job struct {
 	// Try counts the attempts. A message of another one than the row's does nothing.
 	Try   int   `cbor:"t"`
 	Since int64 `cbor:"b"` // the state was entered, in milliseconds since the Unix epoch
+	// Push: the invoker was told that the receipt comes later. Nobody else gets it pushed: they wait for it, or ask again.
+	Push bool `cbor:"p,omitzero"`
 	// Reason is why it failed, Told whether the invoker knows.
 	Reason string `cbor:"r,omitzero"`
 	Told   bool   `cbor:"d,omitzero"`

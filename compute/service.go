@@ -107,12 +107,11 @@ func (s *Service) pieceCID(ctx context.Context, inv capabilities.Invocation) (*c
 		}
 		return s.ledger.Accept(ctx, inv.Task, r, capabilities.Effects{}, store.Listing{}, store.Effects{})
 	}
-	// Those who wait come back with every change of any row: what is under way is seen at once.
 	job, err := s.jobs.Get(ctx, jobKey(inv.Link()))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	if job.Exists() && s.underWay(&job.Value) {
+	if job.Exists() && s.underWay(&job.Value) && (inv.Waits || job.Value.Push) {
 		return nil, accepted()
 	}
 	claimed, err := s.locations(ctx, inv, nb.Content)
@@ -120,7 +119,7 @@ func (s *Service) pieceCID(ctx context.Context, inv capabilities.Invocation) (*c
 		return nil, err
 	}
 	var answer error
-	_, err = s.jobs.Update(ctx, jobKey(inv.Link()), func(j *store.Record[Job], fx *store.Effects) (err error) {
+	_, err = s.jobs.UpdateFrom(ctx, job, func(j *store.Record[Job], fx *store.Effects) (err error) {
 		answer, err = s.decide(j, fx, inv, nb.Content, claimed)
 		return err
 	})
@@ -150,7 +149,11 @@ func (s *Service) decide(j *store.Record[Job], fx *store.Effects, inv capabiliti
 		j.Listing = jobListing(content, inv.Link())
 		j.Value = Job{Task: capabilities.Pending(inv.Task).Encode(), Content: content, Invoker: inv.Issuer.String()}
 	case s.underWay(&j.Value):
-		return accepted(), store.ErrUnchanged
+		if inv.Waits || j.Value.Push {
+			return accepted(), store.ErrUnchanged
+		}
+		j.Value.Push = true
+		return accepted(), nil
 	case j.Value.State == Failed && !isNew(claimed, j.Value.Locations):
 		// The failure is told before it is forgotten; then the same addresses may be tried once more.
 		if !j.Value.Told {
@@ -166,6 +169,7 @@ func (s *Service) decide(j *store.Record[Job], fx *store.Effects, inv capabiliti
 	}
 	j.Value.enter(Running, now)
 	j.Value.Try++
+	j.Value.Push = j.Value.Push || !inv.Waits
 	computeQueue.Send(fx, computeMessage{Task: inv.Link(), Try: j.Value.Try})
 	return accepted(), nil
 }

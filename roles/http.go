@@ -307,9 +307,9 @@ func (h *HTTP) receipt(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	patience := h.Server.After(soon)
+	wait := h.Server.wait(task, soon)
+	defer wait.end()
 	for {
-		changed := h.Server.Changes.Wait()
 		m, err := h.Server.Service.Receipt(r.Context(), task)
 		if err == nil {
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(h.bodyTimeout()))
@@ -320,17 +320,12 @@ func (h *HTTP) receipt(w http.ResponseWriter, r *http.Request) {
 			h.fault(w, r, err)
 			return
 		}
-		if !errors.Is(err, capabilities.ErrSoon) {
+		if !errors.Is(err, capabilities.ErrSoon) || !wait.again(r.Context()) {
 			break
 		}
-		select {
-		case <-changed:
-			continue
-		case <-patience:
-		case <-r.Context().Done():
-			return
-		}
-		break
+	}
+	if r.Context().Err() != nil {
+		return
 	}
 	w.Header().Set("Retry-After", "10")
 	http.Error(w, "no receipt (yet) of task "+task.String(), http.StatusNotFound)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -180,30 +182,69 @@ func (s *Server) execute(ctx context.Context, m *capabilities.Message, u *capabi
 		}
 		return nil, err
 	}
-	inv := capabilities.Invocation{Task: capabilities.TaskOf(m, u), Message: m}
+	inv := capabilities.Invocation{Task: capabilities.TaskOf(m, u), Message: m, Waits: s.Patience > 0}
 	method, ok := s.method(inv.Can())
 	if !ok {
 		return nil, capabilities.NewHandlerNotFound(inv.Can(), inv.Resource())
 	}
-	var patience <-chan time.Time
+	w := s.wait(inv.Link(), s.Patience)
+	defer w.end()
 	for {
-		changed := s.Changes.Wait()
 		r, err := s.guard(ctx, method, inv)
 		var u *capabilities.Unavailable
-		if !errors.As(err, &u) || !u.Accepted || s.Patience == 0 {
+		if !errors.As(err, &u) || !u.Accepted || !inv.Waits {
 			return r, err
 		}
-		if patience == nil {
-			patience = s.After(s.Patience)
-		}
-		select {
-		case <-changed:
-		case <-patience:
-			return nil, err
-		case <-ctx.Done():
+		inv.Waits = w.again(ctx)
+		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// waiting is somebody who looks for a task to be concluded, again and again for a while.
+type waiting struct {
+	s        *Server
+	changed  <-chan struct{}
+	end      func()
+	patience time.Duration
+	over     <-chan time.Time
+	pause    time.Duration
+}
+
+// Pauses between looks for what another replica may have done: the first, and the longest.
+const (
+	firstLook  = 250 * time.Millisecond
+	seldomLook = 4 * time.Second
+)
+
+// wait begins to wait for changes of a task's rows. end has to be called.
+func (s *Server) wait(task cid.Cid, patience time.Duration) *waiting {
+	changed, end := s.Changes.Of(task.String())
+	return &waiting{s: s, changed: changed, end: end, patience: patience, pause: firstLook}
+}
+
+// again waits until it is worth looking again: something changed here, or it may have elsewhere. It returns false when patience is over.
+func (w *waiting) again(ctx context.Context) bool {
+	if w.over == nil {
+		w.over = w.s.After(w.patience)
+	}
+	pause := w.pause
+	w.pause = min(2*w.pause, seldomLook)
+	select {
+	case <-w.changed:
+		return true
+	case <-w.s.After(pause):
+		select {
+		case <-w.over:
+			return false
+		default:
+			return true
+		}
+	case <-w.over:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 func (s *Server) concluded(ctx context.Context, u *capabilities.UCAN) (*capabilities.Receipt, bool) {
@@ -261,29 +302,42 @@ func (l Local) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message
 	return wire.DecodeMessage(m.Encode(), wire.Limits{})
 }
 
-// Changes tells waiting calls of this process that something was committed. Commits of other replicas are not seen: whoever waits also has a
-// deadline.
+// Changes tells waiting calls of this process that something was committed. Commits of other replicas are not seen: whoever waits also looks by
+// themselves from time to time.
 type Changes struct {
 	mu sync.Mutex
-	ch chan struct{}
+	of map[string][]chan struct{} // by the end of the partition
 }
 
-// Wait returns a channel that is closed by the next commit.
-func (c *Changes) Wait() <-chan struct{} {
+// Of returns a channel that receives a value after commits to rows that are named after something: whose partition is any/name. Commits that come
+// while nobody receives are told once. end has to be called when nobody waits any more.
+func (c *Changes) Of(name string) (changed <-chan struct{}, end func()) {
+	ch := make(chan struct{}, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ch == nil {
-		c.ch = make(chan struct{})
+	if c.of == nil {
+		c.of = make(map[string][]chan struct{})
 	}
-	return c.ch
+	c.of[name] = append(c.of[name], ch)
+	return ch, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.of[name] = slices.DeleteFunc(c.of[name], func(other chan struct{}) bool { return other == ch })
+		if len(c.of[name]) == 0 {
+			delete(c.of, name)
+		}
+	}
 }
 
-func (c *Changes) notify() {
+func (c *Changes) notify(partition string) {
+	name := partition[strings.LastIndexByte(partition, '/')+1:]
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ch != nil {
-		close(c.ch)
-		c.ch = nil
+	for _, ch := range c.of[name] {
+		select {
+		case ch <- struct{}{}:
+		default: // told already
+		}
 	}
 }
 
@@ -297,6 +351,6 @@ type watched struct {
 
 func (w watched) Commit(ctx context.Context, c store.Change) (uint64, error) {
 	v, err := w.Driver.Commit(ctx, c)
-	w.changes.notify()
+	w.changes.notify(c.Row.Partition)
 	return v, err
 }

@@ -3,16 +3,21 @@ package roles
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
 	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/store/memory"
 )
 
 // methodOnly is a service with one method.
@@ -67,6 +72,76 @@ func TestInterrupted(t *testing.T) {
 			}
 			if got.Outcome != tt.outcome || strings.Contains(log.String(), "level=ERROR") != (tt.outcome == "fault") {
 				t.Errorf("outcome %s, want %s; logged %q", got.Outcome, tt.outcome, &log)
+			}
+		})
+	}
+}
+
+// TestWaiting: a call that waits is made again when a row of its task has changed, and when some time has passed; not when other rows change. It is made a
+// last time when patience is over, and then no longer waits.
+func TestWaiting(t *testing.T) {
+	const patience = 20 * time.Second
+	type called struct{ waits bool }
+	for _, tt := range []struct {
+		name   string
+		ends   int  // the call that has the answer; 0: none
+		over   bool // patience ends after the second call
+		pauses bool // rather than rows of the task changing, time passes
+		want   []called
+	}{
+		{"a row changes", 2, false, false, []called{{true}, {true}}},
+		{"time passes", 3, false, true, []called{{true}, {true}, {true}}},
+		{"too late", 0, true, false, []called{{true}, {true}, {false}}},
+		{"just in time", 3, true, false, []called{{true}, {true}, {false}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			changes := new(Changes)
+			rows := changes.Watch(memory.New(memory.Options{Now: time.Now}))
+			commit := func(partition string) {
+				if _, err := rows.Commit(t.Context(), store.Change{Row: store.Row{Key: store.Key{Partition: partition, Sort: rand.Text()}}}); err != nil {
+					t.Error(err)
+				}
+			}
+			over := make(chan time.Time, 1)
+			var calls []called
+			s := NewServer(Server{
+				Name: "test", Signer: w.service, Authority: w.Authority, Changes: changes, Patience: patience, Log: slog.New(slog.DiscardHandler),
+				After: func(d time.Duration) <-chan time.Time {
+					if d == patience {
+						return over
+					}
+					if !tt.pauses {
+						return nil
+					}
+					passed := make(chan time.Time, 1)
+					passed <- time.Time{}
+					return passed
+				},
+				Service: methodOnly{ability: "test/wait", method: func(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
+					calls = append(calls, called{inv.Waits})
+					if len(calls) == tt.ends {
+						return capabilities.Issue(w.service, inv.Link(), &ucan.ConcludeOK{}, capabilities.Effects{})
+					}
+					commit("task/another")
+					if len(calls) == 2 && tt.over {
+						over <- time.Time{}
+					} else if !tt.pauses {
+						commit("job/" + inv.Link().String())
+					}
+					return nil, &capabilities.Unavailable{Accepted: true, Reason: "soon"}
+				}},
+			})
+			m, _ := send(t, spec{issuer: w.service, audience: w.service.DID(), caps: can("test/wait", w.service.DID())}.sign(t))
+			r, err := s.run(t.Context(), m, m.Invocations()[0])
+			if (r != nil) != (tt.ends > 0) || (err == nil) != (tt.ends > 0) {
+				t.Errorf("answered %v, %v", r, err)
+			}
+			if !slices.Equal(calls, tt.want) {
+				t.Errorf("calls %+v, want %+v", calls, tt.want)
+			}
+			if len(changes.of) != 0 {
+				t.Errorf("still waited for: %v", changes.of)
 			}
 		})
 	}

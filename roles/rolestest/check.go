@@ -15,6 +15,7 @@ import (
 	"github.com/storacha/w3filecoin/roles/client"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
 )
 
 // Offered is an offer that a storefront has acknowledged.
@@ -51,7 +52,7 @@ func (n *Network) OfferAs(storefront string, content cid.Cid, link piece.Link, n
 
 // OfferBy has an agent offer a content CID as any piece, on its own DID.
 func (n *Network) OfferBy(agent capabilities.Signer, storefront string, content cid.Cid, link piece.Link, nonce string) (Offered, error) {
-	task, _, err := client.Offer(context.Background(), n.Conn(storefront), agent, n.Roles[storefront].Signer.DID(), agent.DID().String(),
+	task, _, err := client.Offer(storetest.WithStep(context.Background(), filecoin.OfferAbility), n.Conn(storefront), agent, n.Roles[storefront].Signer.DID(), agent.DID().String(),
 		filecoin.Offer{Content: content, Piece: link}, capabilities.Terms{Nonce: nonce}, n.keys())
 	return Offered{storefront, content, link, task.Link(), agent, n.Now()}, err
 }

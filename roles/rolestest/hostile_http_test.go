@@ -672,7 +672,7 @@ func TestReadingEndpoints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resolve, err := resolver.New(resolver.Config{Contents: s.Roles["storefront"].Server.Service.(*storefront.Service), Locator: locator{s.World}})
+	resolve, err := resolver.New(resolver.Config{Contents: s.Roles["storefront"].Storefront, Locator: locator{s.World}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ import (
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	computecap "github.com/storacha/w3filecoin/capabilities/compute"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
+	"github.com/storacha/w3filecoin/claims"
 	"github.com/storacha/w3filecoin/compute"
 	"github.com/storacha/w3filecoin/dealer"
 	"github.com/storacha/w3filecoin/dealtracker"
@@ -67,6 +68,12 @@ type Options struct {
 	Read func(size int) time.Duration
 	// Log, if set, gets what the roles log.
 	Log *slog.Logger
+	// Count, if set, is told of each call that a role makes to its engine. The calls of an invocation have its ability as their step, those of a
+	// message its queue, and those of a test none.
+	Count func(role string, u storetest.Used)
+	// Prompt: whoever invokes waits for work that the other role accepted, as over HTTP, where that may take 20 s. Without it the answer is always
+	// "not yet".
+	Prompt bool
 }
 
 // Network is a set of roles and the world around them.
@@ -92,6 +99,8 @@ type Role struct {
 	Signer capabilities.Signer
 	Engine *memory.Engine
 	Server *roles.Server
+	// Storefront is the service of a storefront, without the parts that are joined to it.
+	Storefront *storefront.Service
 	// Down: the role answers nobody and handles nothing.
 	Down      bool
 	consumers map[string]*store.Consumer
@@ -164,22 +173,31 @@ func (n *Network) keys() capabilities.Keys { return roles.NewKeys(roles.KeysConf
 // boot builds the role around its engine, as a process does at its start.
 func (r *Role) boot() {
 	r.n.t.Helper()
-	driver := storetest.NewFaulty(r.Engine, func(c storetest.Call) storetest.Fault {
+	var driver store.Driver = storetest.NewFaulty(r.Engine, func(c storetest.Call) storetest.Fault {
 		if r.faults == nil {
 			return storetest.None
 		}
 		return r.faults(c)
 	})
+	driver = &storetest.Counting{Driver: driver, Count: func(u storetest.Used) {
+		if r.n.Count != nil {
+			r.n.Count(r.Name, u)
+		}
+	}}
 	changes := new(roles.Changes)
 	waker := store.NewWaker(changes.Watch(driver))
-	service, err := r.n.service(r, waker)
+	revocations := roles.NewRevocations(waker, r.n.keys(), r.n.Now)
+	service, err := r.n.service(r, waker, revocations)
 	if err != nil {
 		r.n.t.Fatalf("building %s: %v", r.Name, err)
 	}
+	patience, after := time.Duration(0), func(time.Duration) <-chan time.Time { return nil }
+	if r.n.Prompt {
+		patience, after = promptly, r.promptly()
+	}
 	r.Server = roles.NewServer(roles.Server{
-		Name: r.Name, Signer: r.Signer, Service: service, Changes: changes, After: func(time.Duration) <-chan time.Time { return nil },
-		Log:       r.n.Log.With("role", r.Name),
-		Authority: &roles.Authority{Self: r.Signer.DID(), Keys: r.n.keys(), Now: r.n.Now, Revoked: func(context.Context, cid.Cid) (bool, error) { return false, nil }},
+		Name: r.Name, Signer: r.Signer, Service: service, Changes: changes, Patience: patience, After: after, Log: r.n.Log.With("role", r.Name),
+		Authority: &roles.Authority{Self: r.Signer.DID(), Keys: r.n.keys(), Now: r.n.Now, Revoked: revocations.Revoked},
 	})
 	workers := &roles.Workers{Role: r.Name, Driver: waker, Handlers: service.Handlers(), Now: r.n.Now, Rand: r.n.Rand.Float64, Log: r.n.Log}
 	if r.consumers, err = workers.Consumers(); err != nil {
@@ -191,13 +209,34 @@ func (r *Role) boot() {
 	r.Down = false
 }
 
+const promptly = time.Hour
+
+// promptly returns a clock for those who wait for an answer: instead of letting time pass it has contents computed, and ends their patience when there
+// is nothing left to do.
+func (r *Role) promptly() func(time.Duration) <-chan time.Time {
+	over := make(chan time.Time, 1)
+	return func(d time.Duration) <-chan time.Time {
+		if d == promptly {
+			over = make(chan time.Time, 1)
+			return over
+		}
+		worked := make(chan time.Time, 1)
+		if r.handle(compute.QueueName) {
+			worked <- r.n.now
+		} else {
+			over <- r.n.now
+		}
+		return worked
+	}
+}
+
 // Crash ends the role as kill -9 does: what was committed is there when it boots again.
 func (r *Role) Crash() {
 	r.Engine = r.Engine.Reopen()
 	r.Down = true
 }
 
-func (n *Network) service(r *Role, driver store.Driver) (roles.Service, error) {
+func (n *Network) service(r *Role, driver store.Driver, revocations *roles.Revocations) (roles.Service, error) {
 	log := n.Log.With("role", r.Name)
 	switch {
 	case strings.HasPrefix(r.Name, "storefront"):
@@ -210,11 +249,20 @@ func (n *Network) service(r *Role, driver store.Driver) (roles.Service, error) {
 				providers = append(providers, storefront.Provider{Peer: n.peer(fmt.Sprintf("compute%d", i+2), r, computecap.PieceCIDAbility)})
 			}
 		}
-		return storefront.New(storefront.Deps{
+		kept, err := claims.New(claims.Deps{Signer: r.Signer, Store: driver, Keys: n.keys(), Revoked: revocations.Revoked, Now: n.Now, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		s, err := storefront.New(storefront.Deps{
 			Signer: r.Signer, Store: driver, Keys: n.keys(), Aggregator: n.peer("aggregator", r, piececap.OfferAbility),
-			Compute: providers, Arbiter: arbiter, Tracker: n.peer("dealtracker", r, ""), Custody: n.World, Now: n.Now, Log: log,
+			Compute: providers, Arbiter: arbiter, Tracker: n.peer("dealtracker", r, ""), Custody: n.World, Claims: kept, Now: n.Now, Log: log,
 			Policy: policy,
 		})
+		if err != nil {
+			return nil, err
+		}
+		r.Storefront = s
+		return roles.Join(s, kept)
 	case r.Name == "aggregator":
 		return aggregator.New(aggregator.Deps{
 			Signer: r.Signer, Store: driver, Keys: n.keys(), Dealer: n.peer("dealer", r, aggregatecap.OfferAbility),
@@ -305,6 +353,7 @@ func (w *wireTo) Execute(ctx context.Context, m *capabilities.Message) (*capabil
 		return nil, errLost
 	}
 	local := roles.Local{Server: w.to.Server}
+	ctx = storetest.WithStep(ctx, m.Invocations()[0].Capabilities[0].Can)
 	if w.n.struck() { // delivered twice; the sender sees the second answer
 		if _, err := local.Execute(ctx, m); err != nil {
 			return nil, err
@@ -324,7 +373,7 @@ func (w *wireTo) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Messa
 	if w.to.Down || w.n.cut[[2]string{w.from.Name, w.to.Name}] || w.n.struck() {
 		return nil, errLost
 	}
-	return roles.Local{Server: w.to.Server}.Receipt(ctx, task)
+	return roles.Local{Server: w.to.Server}.Receipt(storetest.WithStep(ctx, "receipt"), task)
 }
 
 func (n *Network) struck() bool { return n.Chaos > 0 && n.Rand.Float64() < n.Chaos }
@@ -373,18 +422,11 @@ func (n *Network) Step() bool {
 	n.Steps++
 	n.Advance(n.Pace)
 	c := choices[n.Rand.IntN(len(choices))]
-	consumer := c.role.consumers[c.queue]
-	if consumer == nil {
-		n.t.Fatalf("seed %d: %s has a message in queue %q that nobody handles", n.Seed, c.role.Name, c.queue)
-	}
 	if n.struck() {
 		c.role.faults = storetest.Nth(1+n.Rand.IntN(20), []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict}[n.Rand.IntN(3)])
 	}
-	_, err := consumer.Step(context.Background())
+	c.role.handle(c.queue)
 	c.role.faults = nil
-	if err != nil && n.Chaos == 0 {
-		n.t.Fatalf("seed %d: %s, queue %s: %v", n.Seed, c.role.Name, c.queue, err)
-	}
 	if n.Chaos > 0 && n.Rand.Float64() < n.Chaos/4 {
 		r := n.Roles[n.names[n.Rand.IntN(len(n.names))]]
 		if !r.Down {
@@ -392,6 +434,20 @@ func (n *Network) Step() bool {
 		}
 	}
 	return true
+}
+
+// handle handles one message of a queue and reports whether there was any.
+func (r *Role) handle(queue string) bool {
+	n := r.n
+	consumer := r.consumers[queue]
+	if consumer == nil {
+		n.t.Fatalf("seed %d: %s has a message in queue %q that nobody handles", n.Seed, r.Name, queue)
+	}
+	worked, err := consumer.Step(storetest.WithStep(context.Background(), queue))
+	if err != nil && n.Chaos == 0 {
+		n.t.Fatalf("seed %d: %s, queue %s: %v", n.Seed, r.Name, queue, err)
+	}
+	return worked
 }
 
 // reboot brings back roles that are down.
