@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,10 @@ import (
 
 // enterLane makes sure that the lane ticks and looks at pieces of this height.
 func (s *Service) enterLane(ctx context.Context, lane string, height uint8) error {
+	seen := store.Key{Partition: lane, Sort: strconv.Itoa(int(height))}
+	if s.entered.Has(seen) {
+		return nil // a lane keeps its heights, and ticks for ever
+	}
 	_, err := s.lanes.Update(ctx, laneKey(lane), func(l *store.Record[Lane], fx *store.Effects) error {
 		if l.Exists() && l.Value.Heights&(1<<height) != 0 {
 			return store.ErrUnchanged
@@ -28,6 +33,9 @@ func (s *Service) enterLane(ctx context.Context, lane string, height uint8) erro
 		}
 		return nil
 	})
+	if err == nil {
+		s.entered.Add(seen)
+	}
 	return err
 }
 

@@ -89,6 +89,7 @@ type Service struct {
 	plans      store.Table[Plan]
 	aggregates store.Table[Aggregate]
 	standings  *standing.Register
+	entered    store.Seen // lanes, with a height of pieces that they look at
 
 	mu    sync.Mutex
 	built builtAggregate // the last one, for the next page of its walk

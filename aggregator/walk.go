@@ -56,7 +56,7 @@ func (s *Service) walk(ctx context.Context, msg aggregateMessage) error {
 		return nil
 	}
 	type issued struct {
-		key   store.Key
+		piece store.Record[Piece]
 		entry store.Entry
 	}
 	packs, lists := map[string]*store.PackWriter{}, map[string][]issued{}
@@ -77,7 +77,7 @@ func (s *Service) walk(ctx context.Context, msg aggregateMessage) error {
 		if err != nil {
 			return err
 		}
-		lists[front] = append(lists[front], issued{m.Key, entry})
+		lists[front] = append(lists[front], issued{p, entry})
 	}
 	for _, front := range agg.Value.Storefronts {
 		if packs[front] == nil {
@@ -88,7 +88,7 @@ func (s *Service) walk(ctx context.Context, msg aggregateMessage) error {
 			return err
 		}
 		err = store.Each(ctx, s.Parallel, lists[front], func(i issued) error {
-			_, err := s.pieces.Update(ctx, i.key, func(p *store.Record[Piece], _ *store.Effects) error {
+			_, err := s.pieces.UpdateFrom(ctx, i.piece, func(p *store.Record[Piece], _ *store.Effects) error {
 				if p.Value.AcceptPacked.Pack.Defined() {
 					return store.ErrUnchanged
 				}

@@ -118,7 +118,7 @@ func (s *Service) dealt(ctx context.Context, msg walkMessage) error {
 // again makes the same ones.
 func (s *Service) finish(ctx context.Context, agg Aggregate, keys []store.Key) error {
 	type concluded struct {
-		key   store.Key
+		piece store.Record[Piece]
 		entry store.Entry
 	}
 	var (
@@ -141,7 +141,7 @@ func (s *Service) finish(ctx context.Context, agg Aggregate, keys []store.Key) e
 		if err != nil {
 			return err
 		}
-		list = append(list, concluded{key, entry})
+		list = append(list, concluded{p, entry})
 	}
 	if len(list) == 0 {
 		return nil
@@ -151,7 +151,7 @@ func (s *Service) finish(ctx context.Context, agg Aggregate, keys []store.Key) e
 		return err
 	}
 	return store.Each(ctx, s.Parallel, list, func(item concluded) error {
-		_, err := s.pieces.Update(ctx, item.key, func(p *store.Record[Piece], _ *store.Effects) error {
+		_, err := s.pieces.UpdateFrom(ctx, item.piece, func(p *store.Record[Piece], _ *store.Effects) error {
 			if p.Value.State != Aggregated {
 				return store.ErrUnchanged
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
+	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/tasks"
 )
@@ -172,7 +173,7 @@ func (s *Service) wait(ctx context.Context, p store.Record[Piece], queue store.Q
 func (s *Service) waitWith(ctx context.Context, p store.Record[Piece], queue store.Queue[pieceMessage], first, limit time.Duration, reason string,
 	change func(*Piece)) error {
 	state, try := p.Value.State, p.Value.Tries
-	_, err := s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], fx *store.Effects) error {
+	_, err := s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], fx *store.Effects) error {
 		if p.Value.State != state || p.Value.Tries != try {
 			return store.ErrUnchanged
 		}
@@ -245,7 +246,7 @@ func (s *Service) offerPiece(ctx context.Context, msg pieceMessage) error {
 	if _, err := s.ledger.Await(ctx, r.Join, nil, p.Key, acceptedQueue.Name, false); err != nil {
 		return err
 	}
-	p, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], _ *store.Effects) error {
+	p, err = s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], _ *store.Effects) error {
 		if p.Value.State != Validated {
 			return store.ErrUnchanged
 		}
@@ -295,20 +296,10 @@ func (s *Service) pieceAccepted(ctx context.Context, msg tasks.Arrival) error {
 	}
 
 	aggKey := aggregateKey(ok.Aggregate, r.Join)
-	agg := store.Record[Aggregate]{Key: aggKey, Value: Aggregate{Aggregate: ok.Aggregate, Offer: r.Join, Since: s.Now().UnixMilli()}}
-	var fx store.Effects
-	pullQueue.SendAt(&fx, s.Now().Add(s.Timing.Pull), aggregateMessage{Key: aggKey})
-	if _, err := s.aggregates.Create(ctx, &agg, fx); err != nil {
+	if err := s.awaitAggregate(ctx, aggKey, ok.Aggregate, kept); err != nil {
 		return err
 	}
-	var offer *capabilities.Task
-	if t, err := kept.Effect(r.Join); err == nil {
-		offer = &t
-	}
-	if _, err := s.ledger.Await(ctx, r.Join, offer, aggKey, aggregateQueue.Name, true); err != nil {
-		return err
-	}
-	if _, err := s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], _ *store.Effects) error {
+	if _, err := s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], _ *store.Effects) error {
 		if p.Value.State != Offered {
 			return store.ErrUnchanged
 		}
@@ -326,13 +317,37 @@ func (s *Service) pieceAccepted(ctx context.Context, msg tasks.Arrival) error {
 	if _, err := s.references.Create(ctx, &member, store.Effects{}); err != nil {
 		return err
 	}
-	agg, err = s.aggregates.Get(ctx, aggKey)
+	agg, err := s.aggregates.Get(ctx, aggKey)
 	if err != nil {
 		return err
 	}
 	if agg.Value.Dealt {
 		return s.finish(ctx, agg.Value, []store.Key{p.Key})
 	}
+	return nil
+}
+
+// awaitAggregate makes sure that an aggregate has a row and that the receipt of its aggregate/offer, which a receipt of piece/accept has joined, is waited
+// for. Both stay, so this is done once for the many pieces of an aggregate, as far as this process remembers.
+func (s *Service) awaitAggregate(ctx context.Context, key store.Key, link piece.Link, accept tasks.Entry) error {
+	if s.awaited.Has(key) {
+		return nil
+	}
+	join := accept.Receipt.Join
+	agg := store.Record[Aggregate]{Key: key, Value: Aggregate{Aggregate: link, Offer: join, Since: s.Now().UnixMilli()}}
+	var fx store.Effects
+	pullQueue.SendAt(&fx, s.Now().Add(s.Timing.Pull), aggregateMessage{Key: key})
+	if _, err := s.aggregates.Create(ctx, &agg, fx); err != nil {
+		return err
+	}
+	var offer *capabilities.Task
+	if t, err := accept.Effect(join); err == nil {
+		offer = &t
+	}
+	if _, err := s.ledger.Await(ctx, join, offer, key, aggregateQueue.Name, true); err != nil {
+		return err
+	}
+	s.awaited.Add(key)
 	return nil
 }
 

@@ -234,51 +234,49 @@ func (s *Service) ask(ctx context.Context, key store.Key, p *Piece, nonce string
 	if err != nil {
 		return err
 	}
-	waiting, err := s.ledger.Await(ctx, task.Link(), &task, key, computedQueue.Name, false)
+	if !one.begin() {
+		q.busy++
+		return nil
+	}
+	defer one.end()
+	claim, err := capabilities.Invoke(s.Signer, one.DID, self.String(), &assert.Location{
+		Content: assert.Content{Link: p.Content}, Location: []string{c.URL},
+		Range: &assert.Range{Length: uint64(c.Length)}, // compared before a byte is hashed
+	}, capabilities.Terms{Expiration: s.Now().Add(time.Hour)})
 	if err != nil {
 		return err
 	}
-	var r *capabilities.Receipt
-	if waiting.Concluded {
-		m, err := waiting.Decode()
+	r, conclusion, err := s.ledger.Execute(ctx, one.Conn, task, claim.Block())
+	u, unavailable := tasks.IsUnavailable(err)
+	accepted := unavailable && u.Accepted
+	one.answered(err == nil || accepted, s.Now(), s.Timing.PeerRetry)
+	switch {
+	case accepted:
+		// It will push the receipt. One that comes before this is written is not kept; the next time it is asked, it answers with it.
+		waiting, err := s.ledger.Await(ctx, task.Link(), &task, key, computedQueue.Name, false)
 		if err != nil {
 			return err
 		}
-		r = m.Receipt(task.Link())
-	} else {
-		if !one.begin() {
-			q.busy++
-			return nil
-		}
-		defer one.end()
-		claim, err := capabilities.Invoke(s.Signer, one.DID, self.String(), &assert.Location{
-			Content: assert.Content{Link: p.Content}, Location: []string{c.URL},
-			Range: &assert.Range{Length: uint64(c.Length)}, // compared before a byte is hashed
-		}, capabilities.Terms{Expiration: s.Now().Add(time.Hour)})
-		if err != nil {
-			return err
-		}
-		var conclusion *capabilities.Message
-		r, conclusion, err = s.ledger.Execute(ctx, one.Conn, task, claim.Block())
-		u, unavailable := tasks.IsUnavailable(err)
-		accepted := unavailable && u.Accepted
-		one.answered(err == nil || accepted, s.Now(), s.Timing.PeerRetry)
-		if err != nil {
-			q.reasons = append(q.reasons, s.waitingFor("validation", one.Peer, err))
-			if !accepted {
-				q.unreached++
-				return ctx.Err()
-			}
+		if !waiting.Concluded {
+			q.reasons = append(q.reasons, s.waitingFor("validation", one.Peer, u))
 			q.pending++
 			if !slices.ContainsFunc(q.asked, func(a Asked) bool { return a.Task.Equals(task.Link()) }) {
 				q.asked = append(q.asked, Asked{one.name, task.Link(), s.Now().UnixMilli()})
 			}
 			return nil
 		}
-		if r.Out.Error == nil {
-			if err := s.ledger.Keep(ctx, task.Link(), conclusion); err != nil {
-				return err
-			}
+		m, err := waiting.Decode()
+		if err != nil {
+			return err
+		}
+		r = m.Receipt(task.Link())
+	case err != nil:
+		q.reasons = append(q.reasons, s.waitingFor("validation", one.Peer, err))
+		q.unreached++
+		return ctx.Err()
+	case r.Out.Error == nil:
+		if err := s.ledger.Keep(ctx, task.Link(), conclusion); err != nil {
+			return err
 		}
 	}
 	var computed computecap.PieceCIDOK

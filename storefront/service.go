@@ -107,6 +107,7 @@ type Service struct {
 	verdicts   store.Table[Verdict]
 	aggregates store.Table[Aggregate]
 	timers     store.Table[timer]
+	awaited    store.Seen // rows of aggregates whose receipts are waited for
 	standings  *standing.Register
 	providers  []*provider
 	arbiter    *provider // under [Quorum]

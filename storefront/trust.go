@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -181,8 +182,8 @@ func (s *Service) possession(ctx context.Context, p store.Record[Piece], nonce s
 	if err != nil {
 		return nil, err
 	}
-	rec, err := s.ledger.Await(ctx, task.Link(), &task, p.Key, computedQueue.Name, false)
-	if err != nil {
+	rec, err := s.ledger.Get(ctx, task.Link())
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
 	var r *capabilities.Receipt

@@ -90,7 +90,7 @@ const notStored = "content-unavailable: it has not been stored here"
 // importLater has the content looked for elsewhere. Copying may take hours, so it has a queue of its own.
 func (s *Service) importLater(ctx context.Context, p store.Record[Piece]) error {
 	try := p.Value.Tries
-	_, err := s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], fx *store.Effects) error {
+	_, err := s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], fx *store.Effects) error {
 		if p.Value.State != Submitted || p.Value.Tries != try {
 			return store.ErrUnchanged
 		}
@@ -121,7 +121,7 @@ func (s *Service) importContent(ctx context.Context, msg pieceMessage) error {
 		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
 	}
 	try := p.Value.Tries
-	_, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], fx *store.Effects) error {
+	_, err = s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], fx *store.Effects) error {
 		if p.Value.State != Submitted || p.Value.Tries != try {
 			return store.ErrUnchanged
 		}
@@ -209,7 +209,7 @@ func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capab
 		return err
 	}
 	conclusion := capabilities.Conclusion(r, submit, fx).Encode()
-	_, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], effects *store.Effects) error {
+	_, err = s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], effects *store.Effects) error {
 		if p.Value.State != Submitted {
 			return store.ErrUnchanged
 		}
@@ -240,7 +240,7 @@ func (s *Service) refuse(ctx context.Context, p store.Record[Piece], submit capa
 	if err != nil {
 		return err
 	}
-	_, err = s.pieces.Update(ctx, p.Key, func(p *store.Record[Piece], effects *store.Effects) error {
+	_, err = s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], effects *store.Effects) error {
 		if p.Value.State != Submitted {
 			return store.ErrUnchanged
 		}

@@ -419,7 +419,7 @@ func (l *Ledger) Pull(ctx context.Context, conn capabilities.Conn, task cid.Cid)
 // Keep stores the conclusion of a task that was executed for this role, so that it can be served and passed on. Repeating it does nothing.
 func (l *Ledger) Keep(ctx context.Context, task cid.Cid, conclusion *capabilities.Message) error {
 	msg := conclusion.Encode()
-	_, err := l.records.Update(ctx, Key(task), func(rec *store.Record[Record], _ *store.Effects) error {
+	conclude := func(rec *store.Record[Record], _ *store.Effects) error {
 		if rec.Value.Concluded {
 			if !bytes.Equal(rec.Value.Message, msg) {
 				first, err := receiptIn(rec.Value, task)
@@ -434,8 +434,9 @@ func (l *Ledger) Keep(ctx context.Context, task cid.Cid, conclusion *capabilitie
 		}
 		rec.Value.Message, rec.Value.Concluded, rec.Value.At = msg, true, l.now().UnixMilli()
 		return nil
-	})
-	if err != nil {
+	}
+	// Most tasks are not known before their receipt is.
+	if _, err := l.records.UpdateFrom(ctx, store.Record[Record]{Key: Key(task)}, conclude); err != nil {
 		return fmt.Errorf("keeping the receipt of %s: %w", task, err)
 	}
 	return nil
