@@ -497,7 +497,9 @@ func TestPushed(t *testing.T) {
 			if len(w.fetcher.fetched) != 1 {
 				t.Errorf("fetched %v", w.fetcher.fetched)
 			}
-			if rows := w.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, "job/") || strings.HasPrefix(k.Partition, "delivery/") }); len(rows) != 0 {
+			if rows := w.Rows(func(k store.Key) bool {
+				return strings.HasPrefix(k.Partition, "job/") || strings.HasPrefix(k.Partition, "delivery/")
+			}); len(rows) != 0 {
 				t.Errorf("rows that are left: %v", rows)
 			}
 		})
