@@ -166,7 +166,7 @@ func validation() []mutant {
 			"return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, notStored)",
 			"return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})"}}, rolestest, network},
 		{"storefront/keeps failures", "a provider's failure to find content is kept as its answer for ever",
-			[]edit{{"storefront/providers.go", "if r.Out.Error == nil {", "if true {"}}, rolestest, network},
+			[]edit{{"storefront/providers.go", "case r.Out.Error == nil:", "default:"}}, rolestest, network},
 		{"storefront/gives up", "content that a provider did not find at one time is refused for good", []edit{{validate,
 			"return s.unanswered(ctx, p, q)", "return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})"}}, "./storefront", "^TestProviderWithoutTheContent$"},
 		{"storefront/never expires", "content that never comes is waited for without end",
