@@ -14,6 +14,7 @@ import (
 	"github.com/storacha/w3filecoin/devnet"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/segment"
+	"github.com/storacha/w3filecoin/store/memory"
 )
 
 // TestProviderReadsIt: a provider finds the documents over HTTP, wherever they are mounted, and deals what they name.
@@ -24,7 +25,7 @@ func TestProviderReadsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	documents, err := broker.OpenDocuments(broker.DocumentsConfig{Dir: t.TempDir(), Log: log})
+	documents, err := broker.OpenDocuments(broker.DocumentsConfig{Store: memory.New(memory.Options{Now: time.Now, IndexLag: -1}), Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,21 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"github.com/ipfs/go-cid"
 
 	"github.com/storacha/w3filecoin/dealer"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/segment"
+	"github.com/storacha/w3filecoin/store"
 )
 
 // Limits of a list of offers.
@@ -35,13 +34,6 @@ const (
 	timeOfKey = "2006-01-02T15:04:05.000Z"
 	suffix    = ".json"
 	maxKey    = 255 // bytes, as file systems have it
-
-	// tempPattern names files that are being written. No key looks like that.
-	tempPattern = ".offer-*.tmp"
-
-	// settled is how long a directory must have rested for its modification time to tell whether it changed since it was read:
-	// two changes within the clock tick of a file system leave the same time.
-	settled = 2 * time.Second
 )
 
 // document is the offer of one aggregate as Spade reads it. The order of the fields is that of the documents in circulation.
@@ -52,111 +44,108 @@ type document struct {
 	OrderID    int64        `json:"orderID"`    // milliseconds since 1970
 }
 
-// DocumentsConfig says where documents lie. Dir is required.
-type DocumentsConfig struct {
-	// Dir is the directory, which is made if its parent exists. One process writes to it; others may read it.
-	Dir string
-	// Log receives faults of the file system met while serving; nil means slog.Default.
-	Log *slog.Logger
-	// Now is the clock, nil for time.Now. It only serves to know when the directory has to be listed again.
-	Now func() time.Time
+// kept is where a document is, under `document/{aggregate}`, listed in `documents` by its key.
+type kept struct {
+	Key  string  `cbor:"k"`
+	Blob cid.Cid `cbor:"b"` // the document
 }
 
-// Documents publishes offers as documents in a directory, one per aggregate, for good:
+const documentsIndex = "documents"
+
+func documentKey(aggregate string) store.Key { return store.Key{Partition: "document/" + aggregate} }
+
+// DocumentsConfig says where documents are kept. Store is required.
+type DocumentsConfig struct {
+	// Store is the dealer's.
+	Store store.Driver
+	// Dir is a directory, made if its parent exists, in which each document is a file as well, named by its key: for brokers that read files.
+	// Empty: there are none.
+	Dir string
+	// Log receives faults met while serving; nil means slog.Default.
+	Log *slog.Logger
+}
+
+// Documents publishes offers as documents, one per aggregate, for good, whichever replica of the dealer is asked, and by several at once:
 //
 //	<time of the offer>_<aggregate>.json    2026-08-01T12:00:00.000Z_bafkzcibc….json
 //
-// A document appears whole or not at all. It is safe for concurrent use.
+// It is safe for concurrent use.
 type Documents struct {
-	cfg DocumentsConfig
-
-	publishing sync.Mutex // one Publish at a time
-
-	mu    sync.Mutex
-	index index
-}
-
-// index is what the directory holds.
-type index struct {
-	keys        []string          // in order
-	byAggregate map[string]string // key by aggregate
-	modified    time.Time         // of the directory when it was read
-	read        time.Time         // when that was
+	cfg  DocumentsConfig
+	rows store.Table[kept]
 }
 
 var _ dealer.Broker = (*Documents)(nil)
 
-// OpenDocuments opens a directory of documents and removes what an interrupted Publish left in it.
+// OpenDocuments opens the documents of a dealer, and removes what an interrupted Publish left in their directory.
 func OpenDocuments(cfg DocumentsConfig) (*Documents, error) {
-	if cfg.Dir == "" {
-		return nil, errors.New("opening offer documents: no directory is named")
+	if cfg.Store == nil {
+		return nil, errors.New("opening offer documents: no store")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if err := os.Mkdir(cfg.Dir, 0o755); err == nil {
-		if err := syncDir(filepath.Dir(cfg.Dir)); err != nil {
-			return nil, fmt.Errorf("opening offer documents: %w", err)
-		}
-	} else if !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("opening offer documents: %w", err)
-	}
-	left, err := filepath.Glob(filepath.Join(escapeGlob(cfg.Dir), tempPattern))
-	if err != nil {
-		return nil, fmt.Errorf("opening offer documents: %w", err)
-	}
-	for _, path := range left {
-		if err := os.Remove(path); err != nil {
+	if cfg.Dir != "" {
+		if err := openDir(cfg.Dir); err != nil {
 			return nil, fmt.Errorf("opening offer documents: %w", err)
 		}
 	}
-	d := &Documents{cfg: cfg}
-	if _, err := d.refresh(); err != nil {
-		return nil, fmt.Errorf("opening offer documents: %w", err)
-	}
-	return d, nil
-}
-
-// escapeGlob takes the meaning from the characters that patterns give one.
-func escapeGlob(path string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+	return &Documents{cfg: cfg, rows: store.NewTable[kept](cfg.Store)}, nil
 }
 
 // Name returns "spade".
 func (d *Documents) Name() string { return documentsName }
 
-// Publish writes the document of an offer and returns its key once it is durable. An aggregate has one document: publishing it
+// Publish keeps the document of an offer and returns its key once it is durable. An aggregate has one document: publishing it
 // again, whatever else differs, returns the key of the first.
 //
 // It recomputes the aggregate from its pieces and refuses one that does not match, because Spade's poller stops at the first
 // document that does not, and every other offer behind it then waits for days.
-func (d *Documents) Publish(ctx context.Context, o dealer.Offer) (string, error) {
+func (d *Documents) Publish(ctx context.Context, o dealer.Offer) (key string, err error) {
 	key, content, err := encode(o)
+	if err == nil {
+		key, err = d.keep(ctx, o.Aggregate.String(), key, content)
+	}
+	if err == nil && d.cfg.Dir != "" {
+		err = d.writeFile(ctx, o.Aggregate.String())
+	}
 	if err != nil {
-		return "", fmt.Errorf("publishing offer of %s: %w", o.Aggregate, err)
-	}
-	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("publishing offer of %s: %w", o.Aggregate, err)
-	}
-	d.publishing.Lock()
-	defer d.publishing.Unlock()
-	known, err := d.refresh()
-	if err != nil {
-		return "", fmt.Errorf("publishing offer of %s: %w", o.Aggregate, err)
-	}
-	if first, ok := known.byAggregate[o.Aggregate.String()]; ok {
-		key = first
-	} else if err := d.write(key, content); err != nil {
-		return "", fmt.Errorf("publishing offer of %s: %w", o.Aggregate, err)
-	}
-	// Also for a document that is there: the call that wrote it may have ended before this.
-	if err := syncDir(d.cfg.Dir); err != nil {
 		return "", fmt.Errorf("publishing offer of %s: %w", o.Aggregate, err)
 	}
 	return key, nil
+}
+
+// keep makes a document that of its aggregate unless there is one, and returns the key of the one that it is.
+func (d *Documents) keep(ctx context.Context, aggregate, key string, content []byte) (string, error) {
+	rec, err := d.rows.Get(ctx, documentKey(aggregate))
+	if !errors.Is(err, store.ErrNotFound) {
+		return rec.Value.Key, err
+	}
+	blob := store.RawBlob(content)
+	var fx store.Effects
+	if len(content) > store.MaxInlineBlob {
+		if err := store.PutBlob(ctx, d.cfg.Store, blob); err != nil {
+			return "", err
+		}
+	} else {
+		fx.Keep(blob)
+	}
+	rec.Value, rec.Listing = kept{Key: key, Blob: blob.CID}, store.Listing{Index: documentsIndex, Sort: key}
+	_, err = d.rows.Create(ctx, &rec, fx) // somebody else's, if that was faster
+	return rec.Value.Key, err
+}
+
+// find returns the document with a key, or store.ErrNotFound.
+func (d *Documents) find(ctx context.Context, key string) (kept, error) {
+	_, aggregate, ok := parseKey(key)
+	if !ok {
+		return kept{}, store.ErrNotFound
+	}
+	rec, err := d.rows.Get(ctx, documentKey(aggregate))
+	if err == nil && rec.Value.Key != key {
+		return kept{}, store.ErrNotFound
+	}
+	return rec.Value, err
 }
 
 // encode checks an offer and returns its key and document.
@@ -186,88 +175,21 @@ func encode(o dealer.Offer) (key string, content []byte, err error) {
 	return at.Format(timeOfKey) + "_" + o.Aggregate.String() + suffix, content, nil
 }
 
-// write gives a file its content and then its name.
-func (d *Documents) write(key string, content []byte) (err error) {
-	f, err := os.CreateTemp(d.cfg.Dir, tempPattern)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), filepath.Join(d.cfg.Dir, key))
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
-}
-
-// parseKey returns the aggregate that a key names. A key has one spelling.
-func parseKey(key string) (aggregate string, ok bool) {
-	at, rest, found := strings.Cut(key, "_")
+// parseKey returns when an offer was made, and the aggregate that its key names. A key has one spelling.
+func parseKey(key string) (at time.Time, aggregate string, ok bool) {
+	stamp, rest, found := strings.Cut(key, "_")
 	name, isJSON := strings.CutSuffix(rest, suffix)
 	if !found || !isJSON || len(key) > maxKey {
-		return "", false
+		return at, "", false
 	}
-	t, err := time.Parse(timeOfKey, at)
-	if err != nil || t.Format(timeOfKey) != at {
-		return "", false
+	at, err := time.Parse(timeOfKey, stamp)
+	if err != nil || at.Format(timeOfKey) != stamp {
+		return at, "", false
 	}
 	if _, err := piece.Parse(name); err != nil {
-		return "", false
+		return at, "", false
 	}
-	return name, true
-}
-
-// refresh returns what the directory holds. It reads the names only, and only if the directory has changed. The slices and maps of
-// an index are never changed once it is made.
-func (d *Documents) refresh() (index, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	info, err := os.Stat(d.cfg.Dir)
-	if err != nil {
-		return index{}, err
-	}
-	if d.index.modified.Equal(info.ModTime()) && d.index.read.Sub(info.ModTime()) > settled {
-		return d.index, nil
-	}
-	next := index{byAggregate: map[string]string{}, modified: info.ModTime(), read: d.cfg.Now()}
-	entries, err := os.ReadDir(d.cfg.Dir) // in order of name
-	if err != nil {
-		return index{}, err
-	}
-	for _, e := range entries {
-		aggregate, ok := parseKey(e.Name())
-		if !ok || !e.Type().IsRegular() {
-			continue
-		}
-		next.keys = append(next.keys, e.Name())
-		if _, ok := next.byAggregate[aggregate]; !ok { // the first one counts
-			next.byAggregate[aggregate] = e.Name()
-		}
-	}
-	d.index = next
-	return next, nil
+	return at, name, true
 }
 
 // Listed is one offer in a list.
@@ -288,7 +210,7 @@ type List struct {
 //	GET /offers/<key>                       the document of an offer
 //
 // A cursor is any beginning of a key: a reader that wants the offers of the last days passes a date, and so sees those as well that
-// were published late. The limit is 100 if none is given and at most 1,000.
+// were published late, or that an engine's index did not list yet: a document is there, under its key, a moment before it is listed. The limit is 100 if none is given and at most 1,000.
 func (d *Documents) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /offers", d.serveList)
@@ -312,22 +234,12 @@ func (d *Documents) serveList(w http.ResponseWriter, r *http.Request) {
 		}
 		limit = min(n, MaxPage)
 	}
-	known, err := d.refresh()
+	keys, err := d.keys(r.Context(), after, limit+1)
 	if err != nil {
 		d.fault(w, r, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(page(known.keys, after, limit)) // the client may be gone
-}
-
-func page(keys []string, after string, limit int) List {
-	start, found := slices.BinarySearch(keys, after)
-	if found {
-		start++
-	}
-	keys = keys[start:]
-	list := List{Offers: make([]Listed, 0, min(limit, len(keys)))}
+	list := List{Offers: make([]Listed, 0, len(keys))}
 	if len(keys) > limit {
 		keys = keys[:limit]
 		list.Next = keys[limit-1]
@@ -335,7 +247,29 @@ func page(keys []string, after string, limit int) List {
 	for _, key := range keys {
 		list.Offers = append(list.Offers, Listed{Key: key, URL: "offers/" + url.PathEscape(key)})
 	}
-	return list
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(list) // the client may be gone
+}
+
+// keys lists keys above a beginning of one, in order, at most limit of them (0: all).
+func (d *Documents) keys(ctx context.Context, after string, limit int) (keys []string, err error) {
+	for cursor := ""; ; {
+		recs, next, err := d.rows.Scan(ctx, documentsIndex, after, cursor, limit)
+		if err != nil {
+			return nil, err
+		}
+		for _, rec := range recs {
+			if rec.Value.Key == after {
+				continue
+			}
+			if keys = append(keys, rec.Value.Key); len(keys) == limit {
+				return keys, nil
+			}
+		}
+		if cursor = next; cursor == "" {
+			return keys, nil
+		}
+	}
 }
 
 // isCursor reports whether a text could be the beginning of a key.
@@ -355,12 +289,8 @@ func isCursor(s string) bool {
 
 func (d *Documents) serveDocument(w http.ResponseWriter, r *http.Request) {
 	key := r.PathValue("key")
-	if _, ok := parseKey(key); !ok {
-		http.Error(w, "no such offer", http.StatusNotFound)
-		return
-	}
-	f, err := os.Open(filepath.Join(d.cfg.Dir, key))
-	if errors.Is(err, fs.ErrNotExist) {
+	found, err := d.find(r.Context(), key)
+	if errors.Is(err, store.ErrNotFound) {
 		http.Error(w, "no such offer", http.StatusNotFound)
 		return
 	}
@@ -368,24 +298,55 @@ func (d *Documents) serveDocument(w http.ResponseWriter, r *http.Request) {
 		d.fault(w, r, err)
 		return
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	content, err := d.cfg.Store.Open(r.Context(), found.Blob)
 	if err != nil {
 		d.fault(w, r, err)
 		return
 	}
-	if !info.Mode().IsRegular() {
-		http.Error(w, "no such offer", http.StatusNotFound)
-		return
-	}
+	defer content.Close()
+	at, _, _ := parseKey(key)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", `"`+key+`"`) // a document never changes
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	http.ServeContent(w, r, "", info.ModTime(), f)
+	http.ServeContent(w, r, "", at, &seeker{BlobReader: content})
+}
+
+// seeker reads a blob in one go as long as nobody skips anything: each ReadAt may be a request.
+type seeker struct {
+	store.BlobReader
+	at   int64 // of the next Read
+	read int64 // how far the blob's own Read has come
+}
+
+func (s *seeker) Read(p []byte) (n int, err error) {
+	if s.at == s.read {
+		n, err = s.BlobReader.Read(p)
+		s.read += int64(n)
+	} else {
+		n, err = s.ReadAt(p, s.at)
+	}
+	s.at += int64(n)
+	return n, err
+}
+
+func (s *seeker) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += s.at
+	case io.SeekEnd:
+		offset += s.Size()
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seeking to %d", offset)
+	}
+	s.at = offset
+	return offset, nil
 }
 
 // fault answers a request that a fault of our own prevents from being answered.
 func (d *Documents) fault(w http.ResponseWriter, r *http.Request, err error) {
-	d.cfg.Log.ErrorContext(r.Context(), "offers could not be served", "path", r.URL.Path, "error", err)
+	if r.Context().Err() == nil { // the client waits
+		d.cfg.Log.ErrorContext(r.Context(), "offers could not be served", "path", r.URL.Path, "err", err)
+	}
 	http.Error(w, "offers cannot be read now", http.StatusInternalServerError)
 }

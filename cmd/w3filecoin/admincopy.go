@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/storacha/w3filecoin/broker"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
 	"github.com/storacha/w3filecoin/store/sqlite"
@@ -228,6 +229,11 @@ func (a *app) copyRoles(ctx context.Context, source, target place, chosen []stri
 			}
 			c.Uploads = &sum
 		}
+		if role == dealerRole && source.data != "" {
+			if err := adoptDocuments(ctx, source, pairs[i].from); err != nil {
+				return done, copyError(role, err)
+			}
+		}
 		read, say, end := a.counting(role)
 		c.Report, err = transfer.Copy(ctx, pairs[i].from, pairs[i].to, transfer.Options{
 			Now: time.Now, Queues: roleQueues()[role], Read: read, Say: func(step string) { say(role + ": " + step) }})
@@ -238,6 +244,19 @@ func (a *app) copyRoles(ctx context.Context, source, target place, chosen []stri
 		done = append(done, c)
 	}
 	return done, nil
+}
+
+// adoptDocuments takes offer documents into the state of a dealer that an earlier version kept beside it, as its next start would have.
+func adoptDocuments(ctx context.Context, source place, dealer transfer.Side) error {
+	if err := transfer.Unfinished(ctx, dealer); err != nil {
+		return fmt.Errorf("the source: %w", err)
+	}
+	documents, err := broker.OpenDocuments(broker.DocumentsConfig{Store: dealer})
+	if err != nil {
+		return err
+	}
+	_, err = documents.Adopt(ctx, filepath.Join(source.data, offersName))
+	return err
 }
 
 func (a *app) copyUploads(ctx context.Context, source, target place) (transfer.Sum, error) {

@@ -255,19 +255,26 @@ func (n *node) aggregator(driver store.Driver, log *slog.Logger) (roles.Service,
 	return s, nil, nil, err
 }
 
+// offersName is the directory in which earlier versions kept offer documents.
+const offersName = "offers"
+
 func (n *node) dealer(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
 	cfg := n.cfg.Dealer
 	tracker, err := n.peer(dealtrackerRole, dealerRole, "", cfg.DealTracker)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	dir := cfg.Offers
-	if dir == "" {
-		dir = filepath.Join(n.cfg.Data, "offers")
-	}
-	documents, err := broker.OpenDocuments(broker.DocumentsConfig{Dir: dir, Log: log, Now: time.Now})
+	documents, err := broker.OpenDocuments(broker.DocumentsConfig{Store: driver, Dir: cfg.Offers, Log: log})
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	earlier := cmp.Or(cfg.Offers, filepath.Join(n.cfg.Data, offersName))
+	adopted, err := documents.Adopt(context.Background(), earlier)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if adopted > 0 {
+		log.Info("offer documents of an earlier version are in the store now", "directory", earlier, "count", adopted)
 	}
 	var sizes []uint64
 	for _, s := range cfg.Sizes {

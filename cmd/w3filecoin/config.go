@@ -247,7 +247,7 @@ type DealerConfig struct {
 	Replicas    int          `toml:"replicas"` // active deals with distinct providers that make a success; 1
 	Aggregators []Registered `toml:"aggregators"`
 	DealTracker Neighbour    `toml:"dealtracker"`
-	// Offers is the directory that offer documents for storage providers are written to and served from; {data}/offers if empty.
+	// Offers is a directory in which offer documents for storage providers are files as well; nowhere but in the store if empty.
 	Offers string `toml:"offers"`
 }
 

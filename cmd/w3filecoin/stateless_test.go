@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/storacha/w3filecoin/broker"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/source"
 )
@@ -25,8 +27,8 @@ type twins struct {
 	dir         string
 	left, right *daemon
 	rest        *daemon
-	// at is a client of each storefront.
-	at map[*daemon]*offerer
+	// at is a client of each storefront, dealers one of each dealer.
+	at, dealers map[*daemon]*offerer
 }
 
 // newTwins starts processes of some roles twice. The store has been created, and the keys.
@@ -36,7 +38,7 @@ func newTwins(t *testing.T, twice ...string) (n *twins, store string) {
 	if where == nil {
 		t.Skip("W3FILECOIN_TEST_AWS does not say where DynamoDB, SQS and S3 are: make test-aws does")
 	}
-	n = &twins{t: t, dir: t.ArtifactDir(), at: map[*daemon]*offerer{}}
+	n = &twins{t: t, dir: t.ArtifactDir(), at: map[*daemon]*offerer{}, dealers: map[*daemon]*offerer{}}
 	keys := n.file("keys")
 	if err := os.Mkdir(keys, 0o700); err != nil {
 		t.Fatal(err)
@@ -121,9 +123,9 @@ func newTwins(t *testing.T, twice ...string) (n *twins, store string) {
 	newKey(t, n.file("agent.pem"))
 	agent, known := signerOf(t, n.file("agent.pem")), roles.NewKeys(roles.KeysConfig{Now: time.Now})
 	for _, d := range all[:2] {
-		n.at[d] = dial(t, url(d.name, storefrontRole), agent, known)
+		n.at[d], n.dealers[d] = dial(t, url(d.name, storefrontRole), agent, known), dial(t, url(d.name, dealerRole), agent, known)
 	}
-	n.eye = newEye(known, dial(t, url("rest", aggregatorRole), agent, known), dial(t, url("right", dealerRole), agent, known))
+	n.eye = newEye(known, dial(t, url("rest", aggregatorRole), agent, known), n.dealers[n.right])
 	return n, where.String()
 }
 
@@ -154,11 +156,11 @@ func filesIn(t testing.TB, dir string) (files []string) {
 }
 
 // TestNothingOnDisk: on a store of AWS a process keeps nothing. What is uploaded at one storefront is served, validated and offered by the other, the one and its disk
-// gone; a disk that vanishes in between is missed by nobody; and at the end there is no file in either directory.
+// gone; a disk that vanishes in between is missed by nobody; what one dealer has published, the other lists and serves; and at the end there is no file in either directory.
 func TestNothingOnDisk(t *testing.T) {
 	aside(t)
 	r := rand.New(rand.NewPCG(seed(t), 0))
-	n, store := newTwins(t, storefrontRole)
+	n, store := newTwins(t, storefrontRole, dealerRole)
 	left, right := n.at[n.left], n.at[n.right]
 
 	var contents []content
@@ -192,6 +194,27 @@ func TestNothingOnDisk(t *testing.T) {
 		}
 	}
 	n.concluded(t, n.file("rest/devnet.json"))
+	// Either dealer has the documents of both, also when nothing is left of what has run before.
+	documents := func(d *daemon) map[string]string {
+		var page broker.List
+		if err := n.dealers[d].getJSON(t.Context(), "/offers?limit=1000", &page); err != nil {
+			t.Fatal(err)
+		}
+		texts := map[string]string{}
+		for _, o := range page.Offers {
+			texts[o.Key] = string(download(t, n.dealers[d].url+"/offers/"+o.Key, ""))
+		}
+		return texts
+	}
+	before := documents(n.right)
+	n.vanish(n.right)
+	n.right.start()
+	n.right.ready()
+	for _, d := range []*daemon{n.left, n.right} {
+		if got := documents(d); len(got) == 0 || !maps.Equal(got, before) {
+			t.Errorf("%s serves %d documents, not the %d that there are", d.name, len(got), len(before))
+		}
+	}
 	for _, d := range []*daemon{n.left, n.right} {
 		d.stop()
 		d.log.clean(t)
@@ -200,10 +223,12 @@ func TestNothingOnDisk(t *testing.T) {
 		}
 	}
 
-	// From there to a machine of one's own, uploads and all.
-	out := cli(t, "admin", "copy", "--from", store, "--to", sqliteScheme+n.file("home"), "--role", storefrontRole)
-	if want := fmt.Sprintf("uploads   %d ", len(filesIn(t, n.file("home/uploads")))); !strings.Contains(out, want) {
-		t.Errorf("want %q in\n%s", want, out)
+	// To a machine of one's own, and from there to another store.
+	away, where := services(t).String(), sqliteScheme+n.file("home")
+	there := cli(t, "admin", "copy", "--uploads", "--from", store, "--to", where, "--json")
+	back := cli(t, "admin", "copy", "--uploads", "--from", where, "--to", away, "--json")
+	if want := fmt.Sprintf(`"count": %d,`, len(filesIn(t, n.file("home/uploads")))); there != back || !strings.Contains(there, want) {
+		t.Errorf("want %s in\n%s\nand\n%s", want, there, back)
 	}
 	home, err := source.OpenReadOnlyDir(n.file("home/uploads"))
 	if err != nil {
