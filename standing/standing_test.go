@@ -116,17 +116,18 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// TestReserveTogether: callers that meet at one row take no more than there is, and each gets its answer.
+// TestReserveTogether: callers that meet at one row, in one process or in two, take no more than there is, and each gets its answer.
 func TestReserveTogether(t *testing.T) {
 	b := newBook(t, standing.Policy{}, nil)
 	const callers, limit = 400, 150
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	taken := 0
-	for range callers {
+	registers := []*standing.Register{b.Register, standing.New(b.engine, standing.Policy{}, b.clock)}
+	for i := range callers {
 		id := task(t)
 		wg.Go(func() {
-			err := b.Reserve(context.Background(), "agent/a", id, 1, standing.Limit{Count: limit})
+			err := registers[i%2].Reserve(context.Background(), "agent/a", id, 1, standing.Limit{Count: limit})
 			var over *standing.Exceeded
 			mu.Lock()
 			defer mu.Unlock()

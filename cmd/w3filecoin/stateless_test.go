@@ -77,7 +77,7 @@ func newTwins(t *testing.T, twice ...string) (n *twins, store string) {
 		for _, role := range allRoles {
 			if slices.Contains(mine, role) {
 				fmt.Fprintf(&text, "[%s]\nkey = %q\nlisten = %q\n%s\n", role, filepath.Join(keys, role+".pem"), strings.TrimPrefix(url(name, role), "http://"), map[string]string{
-					storefrontRole:  "max_piece = \"4MiB\"\ncontent_retry = \"100ms\"\npull = \"2s\"",
+					storefrontRole:  fmt.Sprintf("max_piece = \"4MiB\"\ncontent_retry = \"100ms\"\npull = \"2s\"\nuploads_private = %t", name == "left"),
 					aggregatorRole:  "sizes = [\"1MiB\", \"2MiB\", \"4MiB\", \"8MiB\"]\nbudget = \"500ms\"\npull = \"2s\"",
 					dealerRole:      "sizes = [\"1MiB\", \"2MiB\", \"4MiB\", \"8MiB\"]\npoll = \"50ms\"",
 					dealtrackerRole: "poll = \"100ms\"",
@@ -163,12 +163,20 @@ func TestNothingOnDisk(t *testing.T) {
 	n, store := newTwins(t, storefrontRole, dealerRole)
 	left, right := n.at[n.left], n.at[n.right]
 
+	// One takes and serves the bytes itself, the other sends clients to the bucket: it is the same content.
 	var contents []content
-	for range 6 {
+	for i := range 6 {
 		c := newContent(t, r, 0)
 		contents = append(contents, c)
-		if err := left.store(t.Context(), c.cid, "content", bytes.NewReader(c.bytes), int64(len(c.bytes))); err != nil {
+		if err := []*offerer{left, right}[i%2].store(t.Context(), c.cid, "content", bytes.NewReader(c.bytes), int64(len(c.bytes))); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for _, c := range contents {
+		for _, at := range []*offerer{left, right} {
+			if got := download(t, at.url+"/content/"+c.cid.String(), ""); !bytes.Equal(got, c.bytes) {
+				t.Errorf("%s has %d bytes of %s", at.url, len(got), c.cid)
+			}
 		}
 	}
 	if got := filesIn(t, n.file("left")); len(got) > 0 {
@@ -187,10 +195,13 @@ func TestNothingOnDisk(t *testing.T) {
 	n.left.ready()
 	n.settle(t, r, patience)
 
-	// A storage provider is sent to the bucket by whichever storefront it asks.
+	// Whichever storefront a storage provider asks, it finds the piece; in the bucket, where it can reach it.
 	for _, c := range contents {
-		if got := download(t, redirect(t, left.url+"/piece/"+c.piece.String()), ""); !bytes.Equal(got, c.bytes) {
-			t.Errorf("%d bytes of piece %s", len(got), c.piece)
+		for _, at := range []*offerer{left, right} {
+			location := redirect(t, at.url+"/piece/"+c.piece.String())
+			if got := download(t, location, ""); !bytes.Equal(got, c.bytes) || strings.HasPrefix(location, at.url) != (at == left) {
+				t.Errorf("%d bytes of piece %s at %s", len(got), c.piece, location)
+			}
 		}
 	}
 	n.concluded(t, n.file("rest/devnet.json"))

@@ -69,7 +69,7 @@ data "aws_iam_policy_document" "check" {
     resources = concat([for q in aws_sqs_queue.work : q.arn], [for q in aws_sqs_queue.dead : q.arn])
   }
   statement {
-    actions   = ["s3:ListBucket"]
+    actions   = ["s3:ListBucket", "s3:GetLifecycleConfiguration", "s3:GetBucketVersioning"]
     resources = [aws_s3_bucket.blobs.arn]
   }
 }

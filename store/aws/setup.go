@@ -261,8 +261,19 @@ func (s *setup) createBucket(ctx context.Context) error {
 		return fault("creating bucket "+name, err)
 	}
 	s.told("bucket " + name)
+	_, err = s.s3.PutBucketLifecycleConfiguration(ctx, &s3.PutBucketLifecycleConfigurationInput{Bucket: &name,
+		LifecycleConfiguration: &s3types.BucketLifecycleConfiguration{Rules: []s3types.LifecycleRule{{
+			ID: awssdk.String("unfinished"), Status: s3types.ExpirationStatusEnabled, Filter: &s3types.LifecycleRuleFilter{Prefix: awssdk.String("")},
+			AbortIncompleteMultipartUpload: &s3types.AbortIncompleteMultipartUpload{DaysAfterInitiation: awssdk.Int32(unfinishedDays)},
+		}}}})
+	if err != nil && !unanswerable(err) {
+		return fault("having unfinished uploads removed from bucket "+name, err)
+	}
 	return nil
 }
+
+// unfinishedDays is how long the parts of an upload stay that nobody finishes, because its process was killed.
+const unfinishedDays = 7
 
 // Check says what a deployment lacks, and what differs from what the engine needs. An error means that it could not be found out.
 func Check(ctx context.Context, where Location, layout Layout, o Options) ([]Finding, error) {
@@ -401,7 +412,7 @@ func unanswerable(err error) bool {
 		return false
 	}
 	switch api.ErrorCode() {
-	case "UnknownOperationException", "AccessDeniedException", "NotImplemented", "UnsupportedOperation":
+	case "UnknownOperationException", "AccessDeniedException", "AccessDenied", "NotImplemented", "MethodNotAllowed", "UnsupportedOperation":
 		return true
 	}
 	return false
@@ -456,13 +467,42 @@ func (s *setup) checkBucket(ctx context.Context) error {
 	_, err := s.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &name})
 	switch status(err) {
 	case 0:
-		return wrapFault("looking for bucket "+name, err)
+		if err != nil {
+			return fault("looking for bucket "+name, err)
+		}
+		return s.adviseBucket(ctx, name)
 	case http.StatusNotFound:
 		s.problem("bucket "+name, "is missing")
 	case http.StatusForbidden:
 		s.problem("bucket "+name, "is not ours to use: the credentials do not reach it, or its name is somebody else's")
 	default:
 		return fault("looking for bucket "+name, err)
+	}
+	return nil
+}
+
+// adviseBucket looks at what a bucket should do by itself. Not every store can be asked.
+func (s *setup) adviseBucket(ctx context.Context, name string) error {
+	rules, err := s.s3.GetBucketLifecycleConfiguration(ctx, &s3.GetBucketLifecycleConfigurationInput{Bucket: &name})
+	var api smithy.APIError
+	none := errors.As(err, &api) && api.ErrorCode() == "NoSuchLifecycleConfiguration"
+	switch {
+	case err == nil:
+		none = !slices.ContainsFunc(rules.Rules, func(r s3types.LifecycleRule) bool {
+			return r.Status == s3types.ExpirationStatusEnabled && r.AbortIncompleteMultipartUpload != nil
+		})
+	case !none && !unanswerable(err):
+		return fault("looking at the rules of bucket "+name, err)
+	}
+	if none {
+		s.advise("bucket "+name, "has no rule that removes the parts of unfinished uploads")
+	}
+	versions, err := s.s3.GetBucketVersioning(ctx, &s3.GetBucketVersioningInput{Bucket: &name})
+	switch {
+	case err == nil && versions.Status != s3types.BucketVersioningStatusEnabled:
+		s.advise("bucket "+name, "keeps no versions: what is removed by mistake is gone")
+	case err != nil && !unanswerable(err):
+		return fault("looking at the versions of bucket "+name, err)
 	}
 	return nil
 }
