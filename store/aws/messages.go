@@ -39,6 +39,7 @@ type queue struct {
 	arrived uint64    // messages sent by this process
 	looked  uint64    // arrived when the queue was last found empty
 	empty   time.Time // when that was; zero: it was not
+	looking int       // requests to receive that are under way
 }
 
 // queue returns the SQS queue of one of the role's queues. The error names what to do if there is none.
@@ -110,72 +111,96 @@ func (e *Engine) sendAll(ctx context.Context, messages []envelope) []error {
 	return errs
 }
 
-// sendBatch is one request. Some messages of it may be refused while others are taken.
+// sendBatch sends up to ten messages.
 func (e *Engine) sendBatch(q *queue, batch []types.SendMessageBatchRequestEntry) []error {
-	ctx, cancel := context.WithTimeout(context.Background(), background)
-	defer cancel()
-	for i := range batch {
-		batch[i].Id = awssdk.String(strconv.Itoa(i))
-	}
-	errs := make([]error, len(batch))
-	out, err := e.sqs.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{QueueUrl: &q.url, Entries: batch})
-	if err != nil {
-		for i := range errs {
-			errs[i] = err
+	return e.entries(len(batch), func(ctx context.Context, places []int) (answer, error) {
+		var chosen []types.SendMessageBatchRequestEntry
+		for _, i := range places {
+			entry := batch[i]
+			entry.Id = awssdk.String(strconv.Itoa(i))
+			chosen = append(chosen, entry)
 		}
-		return errs
-	}
-	for i := range errs {
-		errs[i] = errors.New("the answer does not say what became of it")
-	}
-	for _, sent := range out.Successful {
-		settleEntry(errs, sent.Id, nil)
-	}
-	for _, failed := range out.Failed {
-		settleEntry(errs, failed.Id, entryError(failed))
-	}
-	q.mu.Lock()
-	q.arrived += uint64(len(out.Successful))
-	q.mu.Unlock()
-	return errs
+		out, err := e.sqs.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{QueueUrl: &q.url, Entries: chosen})
+		if err != nil {
+			return answer{}, err
+		}
+		a := answer{failed: out.Failed}
+		for _, sent := range out.Successful {
+			a.done = append(a.done, sent.Id)
+		}
+		q.mu.Lock()
+		q.arrived += uint64(len(a.done))
+		q.mu.Unlock()
+		return a, nil
+	})
 }
 
-// settleEntry notes how an entry of a batch ended.
-func settleEntry(errs []error, id *string, err error) {
-	if i, convErr := strconv.Atoi(awssdk.ToString(id)); convErr == nil && i >= 0 && i < len(errs) {
-		errs[i] = err
-	}
-}
-
-func entryError(f types.BatchResultErrorEntry) error {
-	return &smithy.GenericAPIError{Code: awssdk.ToString(f.Code), Message: awssdk.ToString(f.Message)}
-}
-
-// deleteBatch acknowledges messages in one request.
+// deleteBatch acknowledges up to ten messages.
 func (e *Engine) deleteBatch(q *queue, handles []string) []error {
+	return e.entries(len(handles), func(ctx context.Context, places []int) (answer, error) {
+		var chosen []types.DeleteMessageBatchRequestEntry
+		for _, i := range places {
+			chosen = append(chosen, types.DeleteMessageBatchRequestEntry{Id: awssdk.String(strconv.Itoa(i)), ReceiptHandle: &handles[i]})
+		}
+		out, err := e.sqs.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &q.url, Entries: chosen})
+		if err != nil {
+			return answer{}, err
+		}
+		a := answer{failed: out.Failed}
+		for _, gone := range out.Successful {
+			a.done = append(a.done, gone.Id)
+		}
+		return a, nil
+	})
+}
+
+// answer says what became of the entries of a request. The ID of an entry is its place.
+type answer struct {
+	done   []*string
+	failed []types.BatchResultErrorEntry
+}
+
+// entries makes a request of n entries and returns an error, or nil, for each. A request that is answered may have done some of them only; what the
+// service says is its own fault is asked for again, as the SDK asks again for whole requests.
+func (e *Engine) entries(n int, request func(ctx context.Context, places []int) (answer, error)) []error {
 	ctx, cancel := context.WithTimeout(context.Background(), background)
 	defer cancel()
-	var batch []types.DeleteMessageBatchRequestEntry
-	for i := range handles {
-		batch = append(batch, types.DeleteMessageBatchRequestEntry{Id: awssdk.String(strconv.Itoa(i)), ReceiptHandle: &handles[i]})
+	errs := make([]error, n)
+	places := make([]int, n)
+	for i := range places {
+		places[i] = i
 	}
-	errs := make([]error, len(handles))
-	out, err := e.sqs.DeleteMessageBatch(ctx, &sqs.DeleteMessageBatchInput{QueueUrl: &q.url, Entries: batch})
-	for i := range errs {
-		if errs[i] = err; err == nil {
-			errs[i] = errors.New("the answer does not say what became of it")
+	for try := 1; ; try++ {
+		a, err := request(ctx, places)
+		for _, i := range places {
+			if errs[i] = err; err == nil {
+				errs[i] = errors.New("the answer does not say what became of it")
+			}
+		}
+		for _, id := range a.done {
+			settleEntry(errs, id, nil)
+		}
+		places = nil
+		for _, f := range a.failed {
+			i := settleEntry(errs, f.Id, &smithy.GenericAPIError{Code: awssdk.ToString(f.Code), Message: awssdk.ToString(f.Message)})
+			if i >= 0 && !f.SenderFault {
+				places = append(places, i)
+			}
+		}
+		if len(places) == 0 || try == maxAttempts || e.wait(ctx, pause(try-1)) != nil {
+			return errs
 		}
 	}
-	if err != nil {
-		return errs
+}
+
+// settleEntry notes how an entry of a batch ended and returns its place, -1 if there is no such entry.
+func settleEntry(errs []error, id *string, err error) int {
+	i, convErr := strconv.Atoi(awssdk.ToString(id))
+	if convErr != nil || i < 0 || i >= len(errs) {
+		return -1
 	}
-	for _, gone := range out.Successful {
-		settleEntry(errs, gone.Id, nil)
-	}
-	for _, failed := range out.Failed {
-		settleEntry(errs, failed.Id, entryError(failed))
-	}
-	return errs
+	errs[i] = err
+	return i
 }
 
 // leases are those that this process has been given.
@@ -225,7 +250,8 @@ func (l *leases) end(handle string, now time.Time) (lease, error) {
 	return v, err
 }
 
-// Receive implements [store.Messages]. A queue that was empty a moment ago is not looked into again, unless this process sent something to it.
+// Receive implements [store.Messages]. A queue that was empty a moment ago is not looked into again, nor by several callers at a time, unless this
+// process sent something to it.
 func (e *Engine) Receive(ctx context.Context, name string, limit int, held time.Duration) ([]store.Delivery, error) {
 	end, err := e.begin(ctx)
 	if err != nil {
@@ -242,7 +268,10 @@ func (e *Engine) Receive(ctx context.Context, name string, limit int, held time.
 	began := e.options.Now()
 	q.mu.Lock()
 	arrived := q.arrived
-	idle := !q.empty.IsZero() && q.looked == arrived && began.Sub(q.empty) < e.options.Poll
+	idle := !q.empty.IsZero() && q.looked == arrived && e.options.Poll > 0 && (q.looking > 0 || began.Sub(q.empty) < e.options.Poll)
+	if !idle {
+		q.looking++
+	}
 	q.mu.Unlock()
 	if idle {
 		return nil, nil
@@ -252,6 +281,15 @@ func (e *Engine) Receive(ctx context.Context, name string, limit int, held time.
 		QueueUrl: &q.url, MaxNumberOfMessages: int32(min(limit, batchSize)), VisibilityTimeout: visibility,
 		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameApproximateReceiveCount},
 	})
+	q.mu.Lock()
+	q.looking--
+	if err == nil {
+		q.empty, q.looked = time.Time{}, arrived
+		if len(out.Messages) == 0 {
+			q.empty = began
+		}
+	}
+	q.mu.Unlock()
 	var full *types.OverLimit
 	if errors.As(err, &full) {
 		return nil, nil // as many are leased as may be
@@ -259,12 +297,6 @@ func (e *Engine) Receive(ctx context.Context, name string, limit int, held time.
 	if err != nil {
 		return nil, fault("receiving from "+name, err)
 	}
-	q.mu.Lock()
-	q.empty, q.looked = time.Time{}, arrived
-	if len(out.Messages) == 0 {
-		q.empty = began
-	}
-	q.mu.Unlock()
 	var deliveries []store.Delivery
 	for _, m := range out.Messages {
 		v, err := decodeEnvelope(awssdk.ToString(m.Body))
