@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -403,6 +404,8 @@ type eye struct {
 	keys capabilities.Keys
 	// aggregator and dealer are where these roles answer.
 	aggregator, dealer *offerer
+	// lags: the store's indexes may show a row later than it was written. An offer that was just acknowledged is then known by its receipt only.
+	lags bool
 
 	mu       sync.Mutex
 	open     []*offering // acknowledged, not seen to have ended
@@ -485,12 +488,21 @@ func (o *offering) standing(ctx context.Context) (capabilities.PieceStatus, erro
 // no receipt has changed.
 func (e *eye) look(ctx context.Context, o *offering) (ended bool, err error) {
 	s, err := o.standing(ctx)
-	if err != nil {
+	unlisted := e.lags && errors.Is(err, capabilities.ErrNoReceipt)
+	if err != nil && !unlisted {
 		return false, err
 	}
 	chain, err := client.Follow(ctx, o.at.conn, o.task)
 	if err != nil {
 		return false, fmt.Errorf("the chain of acknowledged offer %s: %w", o.task, err)
+	}
+	if unlisted {
+		// No index is needed for a piece once anything has followed from its offer.
+		if s.State = "submitted"; slices.ContainsFunc(chain.Steps()[1:], func(s client.Step) bool { return s.Receipt != nil }) {
+			if s, err = o.standing(ctx); err != nil {
+				return false, err
+			}
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -539,8 +551,16 @@ func (e *eye) look(ctx context.Context, o *offering) (ended bool, err error) {
 // check looks at every offer that has not ended yet, and again at some that have.
 func (e *eye) check(ctx context.Context, r *rand.Rand, again int) error {
 	e.mu.Lock()
-	open := append([]*offering(nil), e.open...)
-	some := open
+	open := slices.Clone(e.open)
+	e.mu.Unlock()
+	_, err := e.lookAt(ctx, r, open, again)
+	return err
+}
+
+// lookAt looks at offers that have not ended yet, and again at some that have. It returns how many of the former have ended now.
+func (e *eye) lookAt(ctx context.Context, r *rand.Rand, open []*offering, again int) (count int, err error) {
+	e.mu.Lock()
+	some := slices.Clone(open)
 	for range min(again, len(e.done)) {
 		some = append(some, e.done[r.IntN(len(e.done))])
 	}
@@ -568,7 +588,7 @@ func (e *eye) check(ctx context.Context, r *rand.Rand, again int) error {
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return err
+		return 0, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -576,12 +596,13 @@ func (e *eye) check(ctx context.Context, r *rand.Rand, again int) error {
 	for _, o := range e.open {
 		if ended[o] {
 			e.done = append(e.done, o)
+			count++
 		} else {
 			left = append(left, o)
 		}
 	}
 	e.open = left
-	return nil
+	return count, nil
 }
 
 // settle waits until all offers have ended, by what their storefronts say. Where the last ones wait for more volume it offers some, at the storefront
