@@ -73,10 +73,6 @@ func (s *Service) offered(ctx context.Context, msg pieceMessage) error {
 	if r == nil {
 		return fmt.Errorf("the record of offer %s lacks its receipt", msg.Offer)
 	}
-	accept, err := offer.Effect(r.Join)
-	if err != nil {
-		return err
-	}
 	var nb piececap.Offer
 	if err := offer.Caveats(&nb); err != nil {
 		return err
@@ -88,7 +84,7 @@ func (s *Service) offered(ctx context.Context, msg pieceMessage) error {
 	}
 	nonce := offer.EffectNonce()
 	key := pieceKey(nb.Piece, nb.Group, nonce)
-	if err := s.ledger.Own(ctx, accept, key); err != nil {
+	if err := s.ledger.Own(ctx, r.Join, key); err != nil {
 		return err
 	}
 	p := Piece{Piece: nb.Piece, Group: nb.Group, Storefront: storefront, Nonce: nonce, Lane: lane,

@@ -121,7 +121,7 @@ func (s *Service) walk(ctx context.Context, msg aggregateMessage) error {
 
 // accepted is the conclusion of piece/accept for a member of an aggregate.
 func (s *Service) accepted(ctx context.Context, p *Piece, tree *segment.Aggregate, entry int, offer capabilities.Task) (*capabilities.Message, error) {
-	accept, err := s.ledger.Read(ctx, p.Accept)
+	accept, err := s.ledger.Effect(ctx, p.Offer, p.Accept)
 	if err != nil {
 		return nil, err
 	}
@@ -136,5 +136,5 @@ func (s *Service) accepted(ctx context.Context, p *Piece, tree *segment.Aggregat
 	if err != nil {
 		return nil, err
 	}
-	return capabilities.Conclusion(r, accept.Task, fx), nil
+	return capabilities.Conclusion(r, accept, fx), nil
 }

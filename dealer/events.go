@@ -86,7 +86,7 @@ func (s *Service) offered(ctx context.Context, msg offerMessage) error {
 	}
 	nonce := offer.EffectNonce()
 	key := aggregateKey(nb.Aggregate, nb.Pieces, nonce)
-	if err := s.ledger.Own(ctx, accept, key); err != nil {
+	if err := s.ledger.Own(ctx, accept.Link(), key); err != nil {
 		return err
 	}
 	by := store.Record[By]{Key: store.Key{Partition: byPartition(key), Sort: msg.Offer.String()}, Value: By{offer.Issuer.String(), rec.At}}
@@ -273,17 +273,9 @@ func (s *Service) askTracker(ctx context.Context, a *Aggregate) (deal.Deals, err
 
 // conclude issues the receipt of aggregate/accept with the commit that enters Dealt: the first success is the one.
 func (s *Service) conclude(ctx context.Context, a store.Record[Aggregate], v verdict) error {
-	rec, err := s.ledger.Get(ctx, a.Value.Accept)
+	accept, err := s.ledger.Effect(ctx, a.Value.Offer, a.Value.Accept)
 	if err != nil {
 		return err
-	}
-	m, err := rec.Decode()
-	if err != nil {
-		return err
-	}
-	accept, ok := capabilities.FindTask(m, a.Value.Accept)
-	if !ok {
-		return fmt.Errorf("the record of task %s is incomplete", a.Value.Accept)
 	}
 	r, err := capabilities.Issue(s.Signer, accept.Link(), &aggregatecap.AcceptOK{
 		Aggregate: a.Value.Aggregate, DealMetadata: capabilities.DealMetadata{DealID: v.deal},

@@ -165,7 +165,7 @@ func (s *Service) finish(ctx context.Context, agg Aggregate, keys []store.Key) e
 
 // accepted is the conclusion of filecoin/accept for a piece in a deal.
 func (s *Service) accepted(ctx context.Context, p *Piece, agg Aggregate) (*capabilities.Message, error) {
-	accept, err := s.ownTask(ctx, p.Accept)
+	accept, err := s.ledger.Effect(ctx, p.Offer, p.Accept)
 	if err != nil {
 		return nil, err
 	}

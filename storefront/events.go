@@ -101,14 +101,8 @@ func (s *Service) submitted(ctx context.Context, msg submitMessage) error {
 	}
 	nonce := offer.EffectNonce()
 	key := pieceKey(nb.Piece, nb.Content, nonce)
-	for _, link := range []cid.Cid{r.Fork[0], r.Join} {
-		task, err := offer.Effect(link)
-		if err != nil {
-			return err
-		}
-		if err := s.ledger.Own(ctx, task, key); err != nil {
-			return err
-		}
+	if err := s.ledger.Own(ctx, r.Join, key); err != nil {
+		return err
 	}
 	ref := store.Record[Reference]{Key: contentKey(nb.Content, key), Value: Reference{key}}
 	if _, err := s.references.Create(ctx, &ref, store.Effects{}); err != nil {
@@ -218,13 +212,9 @@ func (s *Service) offerPiece(ctx context.Context, msg pieceMessage) error {
 	if err != nil || !ok {
 		return err
 	}
-	submit, err := (&tasks.Record{Message: p.Value.SubmitReceipt}).Decode()
+	task, err := s.ledger.Effect(ctx, p.Value.Submit, p.Value.PieceOffer)
 	if err != nil {
 		return err
-	}
-	task, ok := capabilities.FindTask(submit, p.Value.PieceOffer)
-	if !ok {
-		return fmt.Errorf("the receipt of %s lacks its effect piece/offer", p.Value.Submit)
 	}
 	r, conclusion, err := s.ledger.Execute(ctx, s.Aggregator.Conn, task)
 	if err != nil {
@@ -415,6 +405,9 @@ func (s *Service) armSweep(t *store.Record[timer], fx *store.Effects, pause time
 	sweepQueue.SendAt(fx, next, sweepMessage{t.Value.Round})
 }
 
+// sweepPage is how many pieces a sweep looks at before the next one.
+const sweepPage = 100
+
 // sweep pulls the receipts of pieces that were offered long ago. It reads only those that are due.
 func (s *Service) sweep(ctx context.Context, msg sweepMessage) error {
 	t, err := s.timers.Get(ctx, sweepKey)
@@ -425,17 +418,17 @@ func (s *Service) sweep(ctx context.Context, msg sweepMessage) error {
 		return nil
 	}
 	due := at(s.Now())
-	recs, _, err := s.pieces.Scan(ctx, offeredIndex, "", "", walkPage)
+	recs, _, err := s.pieces.Scan(ctx, offeredIndex, "", "", sweepPage)
 	if err != nil {
 		return err
 	}
-	more := len(recs) == walkPage
+	more := len(recs) == sweepPage
 	for _, rec := range recs {
 		if rec.Listing.Sort > due {
 			more = false
 			break
 		}
-		if err := s.pullPiece(ctx, rec.Key); err != nil {
+		if err := s.pullPiece(ctx, rec); err != nil {
 			return err
 		}
 	}
@@ -453,29 +446,27 @@ func (s *Service) sweep(ctx context.Context, msg sweepMessage) error {
 	return err
 }
 
-func (s *Service) pullPiece(ctx context.Context, key store.Key) error {
-	p, err := s.pieces.Get(ctx, key)
-	if err != nil {
-		return err
+// pullLimit is the longest pause between two questions for the receipt of a piece.
+const pullLimit = 24 * time.Hour
+
+// pullPiece asks for the receipt of a piece that was offered long ago, as the index has it. Most pieces wait for their aggregate to fill, and their receipts
+// are pushed: each pause is four times the one before.
+func (s *Service) pullPiece(ctx context.Context, listed store.Record[Piece]) error {
+	reason, here := "waiting for an aggregate", false
+	outcome, err := s.ledger.Pull(ctx, s.Aggregator.Conn, listed.Value.PieceAccept)
+	if err != nil && !errors.Is(err, capabilities.ErrNoReceipt) {
+		reason = s.waitingFor("aggregation", s.Aggregator, err)
 	}
-	if p.Value.State != Offered {
-		return nil
-	}
-	here, err := s.arrived(ctx, &p)
-	if err != nil {
-		return err
-	}
-	reason := "waiting for an aggregate"
-	if !here {
-		if _, err := s.ledger.Pull(ctx, s.Aggregator.Conn, p.Value.PieceAccept); err != nil && !errors.Is(err, capabilities.ErrNoReceipt) {
-			reason = s.waitingFor("aggregation", s.Aggregator, err)
+	if outcome != tasks.Kept {
+		if here, err = s.arrived(ctx, &listed); err != nil {
+			return err
 		}
 	}
-	_, err = s.pieces.Update(ctx, key, func(p *store.Record[Piece], _ *store.Effects) error {
+	_, err = s.pieces.Update(ctx, listed.Key, func(p *store.Record[Piece], _ *store.Effects) error {
 		if p.Value.State != Offered {
 			return store.ErrUnchanged
 		}
-		next := s.Now().Add(tasks.Backoff(p.Value.Tries+1, s.Timing.Pull, 6*time.Hour))
+		next := s.Now().Add(tasks.Backoff(2*p.Value.Tries+3, s.Timing.Pull, max(pullLimit, s.Timing.Pull)))
 		if here { // and it did not help: that is the reason
 			reason = p.Value.Reason
 		}

@@ -47,8 +47,6 @@ type Piece struct {
 	Submit cid.Cid `cbor:"st"` // task filecoin/submit
 	Accept cid.Cid `cbor:"at"` // task filecoin/accept
 
-	// SubmitReceipt is the conclusion of filecoin/submit, from Validated or Invalid on.
-	SubmitReceipt []byte `cbor:"sr,omitzero"`
 	// AcceptReceipt is the conclusion of filecoin/accept when it failed; AcceptPacked when it succeeded.
 	AcceptReceipt []byte       `cbor:"ar,omitzero"`
 	AcceptPacked  tasks.Packed `cbor:"ap,omitzero"`

@@ -269,19 +269,15 @@ func (s *Service) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Mess
 }
 
 func (s *Service) receiptOf(ctx context.Context, p *Piece, task cid.Cid) (*capabilities.Message, error) {
-	var conclusion []byte
 	switch {
-	case task.Equals(p.Submit):
-		conclusion = p.SubmitReceipt
-	case task.Equals(p.Accept) && p.AcceptPacked.Pack.Defined():
-		return tasks.ReadPacked(ctx, s.Store, p.AcceptPacked)
-	case task.Equals(p.Accept):
-		conclusion = p.AcceptReceipt
-	}
-	if conclusion == nil {
+	case !task.Equals(p.Accept):
 		return nil, store.ErrNotFound
+	case p.AcceptPacked.Pack.Defined():
+		return tasks.ReadPacked(ctx, s.Store, p.AcceptPacked)
+	case p.AcceptReceipt != nil:
+		return (&tasks.Record{Message: p.AcceptReceipt}).Decode()
 	}
-	return (&tasks.Record{Message: conclusion}).Decode()
+	return nil, store.ErrNotFound
 }
 
 // info executes filecoin/info: the union over all contents that were offered as this piece. It tells nothing of content, space or agent.

@@ -94,6 +94,8 @@ type ruling struct {
 	also []cid.Cid
 	// vouched: it is the word of somebody who was not trusted to have read the bytes. It is no fact, and cannot prove anything wrong.
 	vouched bool
+	// credit: that the piece is right is worth noting with its agent.
+	credit bool
 }
 
 // claimed is what somebody said who may be wrong.
@@ -295,6 +297,18 @@ func validationAbility(p *Piece) string {
 		return pdp.InfoAbility
 	}
 	return computecap.PieceCIDAbility
+}
+
+// vouchedBy says whose word a piece is taken on by the first task that its receipt of filecoin/submit links. The ruling knows, if the receipt was made by it;
+// one that was made before is taken for somebody's word unless its provider is trusted now.
+func (s *Service) vouchedBy(validation capabilities.Task, v ruling) string {
+	switch {
+	case validation.Can() == pdp.InfoAbility:
+		return byNode
+	case validation.Link().Equals(v.Task) && v.vouched, !validation.Link().Equals(v.Task) && s.arbiter != nil && validation.Audience != s.arbiter.DID:
+		return byQuorum
+	}
+	return ""
 }
 
 // Values of [Piece.Vouched].

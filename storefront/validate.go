@@ -11,7 +11,6 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/assert"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
-	"github.com/storacha/w3filecoin/capabilities/pdp"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
@@ -25,7 +24,18 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 	if err != nil || !ok {
 		return err
 	}
-	submit, err := s.ownTask(ctx, p.Value.Submit)
+	settled, err := s.ledger.Read(ctx, p.Value.Submit)
+	if err == nil { // what came after that is to be repeated
+		_, credit, err := s.placeOf(ctx, p)
+		if err != nil {
+			return err
+		}
+		return s.follow(ctx, p, settled, ruling{credit: credit})
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	submit, err := s.ledger.Effect(ctx, p.Value.Offer, p.Value.Submit)
 	if err != nil {
 		return err
 	}
@@ -167,7 +177,7 @@ func (s *Service) expire(ctx context.Context, key store.Key) error {
 	return err
 }
 
-// judge issues the receipt of filecoin/submit, and that of filecoin/accept too if the pair is proven wrong, in one commit.
+// judge issues the receipt of filecoin/submit. The first one decides: what becomes of the piece follows from it.
 func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capabilities.Task, v ruling) error {
 	validation, err := s.ownTask(ctx, v.Task)
 	if err != nil {
@@ -187,17 +197,11 @@ func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capab
 		}
 		fx.Fork = append(fx.Fork, also)
 	}
-	vouched := ""
-	if v.vouched {
-		vouched = byQuorum
-		if validation.Can() == pdp.InfoAbility {
-			vouched = byNode
-		}
-	}
 	group, credit, err := s.placeOf(ctx, p)
 	if err != nil {
 		return err
 	}
+	v.credit = credit
 	offer, err := capabilities.Invoke(s.Signer, s.Aggregator.DID, s.Aggregator.DID.String(),
 		&piececap.Offer{Piece: p.Value.Piece, Group: group}, s.Aggregator.Terms(s.Signer.DID(), submit.EffectNonce()))
 	if err != nil {
@@ -208,15 +212,56 @@ func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capab
 	if err != nil {
 		return err
 	}
-	conclusion := capabilities.Conclusion(r, submit, fx).Encode()
+	settled, err := s.ledger.Settle(ctx, submit, r, fx)
+	if err != nil {
+		return err
+	}
+	return s.follow(ctx, p, settled, v)
+}
+
+func (s *Service) refuse(ctx context.Context, p store.Record[Piece], submit capabilities.Task, fx capabilities.Effects, v Verdict) error {
+	mismatch := capabilities.Mismatch{Content: p.Value.Content, Piece: p.Value.Piece, Computed: v.Piece}
+	r, err := capabilities.IssueFailure(s.Signer, submit.Link(), capabilities.NewInvalidPieceCID(mismatch), fx)
+	if err != nil {
+		return err
+	}
+	settled, err := s.ledger.Settle(ctx, submit, r, fx)
+	if err != nil {
+		return err
+	}
+	return s.follow(ctx, p, settled, ruling{Verdict: v})
+}
+
+// follow moves a piece on by the receipt of its filecoin/submit, which is what counts: the ruling adds what no receipt says. If the pair is proven wrong, the
+// receipt of filecoin/accept says so too.
+func (s *Service) follow(ctx context.Context, p store.Record[Piece], settled tasks.Entry, v ruling) error {
+	r := settled.Receipt
+	if r == nil || len(r.Fork) == 0 {
+		return fmt.Errorf("the record of task %s lacks its receipt", settled.Link())
+	}
+	validation, err := settled.Effect(r.Fork[0])
+	if err != nil {
+		return err
+	}
+	if r.Out.Error != nil {
+		return s.refused(ctx, p, r, validation)
+	}
+	offer, err := settled.Effect(r.Join)
+	if err != nil {
+		return err
+	}
+	var nb piececap.Offer
+	if err := offer.Caveats(&nb); err != nil {
+		return err
+	}
 	_, err = s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], effects *store.Effects) error {
 		if p.Value.State != Submitted {
 			return store.ErrUnchanged
 		}
 		p.Value.enter(Validated, s.Now())
-		p.Value.SubmitReceipt, p.Value.Validation, p.Value.PieceOffer, p.Value.Group = conclusion, v.Task, offer.Link(), group
-		p.Value.Vouched = vouched
-		if credit {
+		p.Value.Validation, p.Value.PieceOffer, p.Value.Group = validation.Link(), offer.Link(), nb.Group
+		p.Value.Vouched = s.vouchedBy(validation, v)
+		if v.credit {
 			creditQueue.Send(effects, pieceMessage{Key: p.Key})
 		}
 		pieceOfferQueue.Send(effects, pieceMessage{Key: p.Key})
@@ -226,17 +271,18 @@ func (s *Service) judge(ctx context.Context, p store.Record[Piece], submit capab
 	return err
 }
 
-func (s *Service) refuse(ctx context.Context, p store.Record[Piece], submit capabilities.Task, fx capabilities.Effects, v Verdict) error {
-	accept, err := s.ownTask(ctx, p.Value.Accept)
+// refused ends a piece that is proven wrong.
+func (s *Service) refused(ctx context.Context, p store.Record[Piece], r *capabilities.Receipt, validation capabilities.Task) error {
+	accept, err := s.ledger.Effect(ctx, p.Value.Offer, p.Value.Accept)
 	if err != nil {
 		return err
 	}
-	mismatch := capabilities.Mismatch{Content: p.Value.Content, Piece: p.Value.Piece, Computed: v.Piece}
-	submitReceipt, err := capabilities.IssueFailure(s.Signer, submit.Link(), capabilities.NewInvalidPieceCID(mismatch), fx)
-	if err != nil {
-		return err
+	var mismatch capabilities.Mismatch
+	if err := capabilities.ReadFailure(r.Out.Error).ReadDetails(&mismatch); err != nil {
+		return fmt.Errorf("the receipt of %s cannot be read: %w", p.Value.Submit, err)
 	}
-	acceptReceipt, err := capabilities.IssueFailure(s.Signer, accept.Link(), capabilities.NewInvalidContentPiece(mismatch), capabilities.Effects{})
+	failure := capabilities.NewInvalidContentPiece(mismatch)
+	receipt, err := capabilities.IssueFailure(s.Signer, accept.Link(), failure, capabilities.Effects{})
 	if err != nil {
 		return err
 	}
@@ -246,10 +292,9 @@ func (s *Service) refuse(ctx context.Context, p store.Record[Piece], submit capa
 		}
 		blameQueue.Send(effects, blameMessage{Key: p.Key})
 		p.Value.enter(Invalid, s.Now())
-		p.Value.Reason = capabilities.NewInvalidContentPiece(mismatch).Message
-		p.Value.Validation = v.Task
-		p.Value.SubmitReceipt = capabilities.Conclusion(submitReceipt, submit, fx).Encode()
-		p.Value.AcceptReceipt = capabilities.Conclusion(acceptReceipt, accept, capabilities.Effects{}).Encode()
+		p.Value.Reason = failure.Message
+		p.Value.Validation = validation.Link()
+		p.Value.AcceptReceipt = capabilities.Conclusion(receipt, accept, capabilities.Effects{}).Encode()
 		return nil
 	})
 	return err

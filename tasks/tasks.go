@@ -118,7 +118,11 @@ func (l *Ledger) Read(ctx context.Context, link cid.Cid) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	m, err := rec.Value.Decode()
+	return entryOf(rec.Value, link)
+}
+
+func entryOf(rec Record, link cid.Cid) (Entry, error) {
+	m, err := rec.Decode()
 	if err != nil {
 		return Entry{}, err
 	}
@@ -126,7 +130,7 @@ func (l *Ledger) Read(ctx context.Context, link cid.Cid) (Entry, error) {
 	if !ok {
 		return Entry{}, fmt.Errorf("the record of task %s lacks its invocation", link)
 	}
-	return Entry{task, m, m.Receipt(link), rec.Value.At}, nil
+	return Entry{task, m, m.Receipt(link), rec.At}, nil
 }
 
 // Effect returns the task that a kept receipt links.
@@ -215,13 +219,38 @@ func (l *Ledger) Listed(ctx context.Context, index string, limit int) ([]*capabi
 	return list, nil
 }
 
-// Own records a task that this role executes later itself; its receipt will be in the owner's row. Repeating it does nothing.
-func (l *Ledger) Own(ctx context.Context, task capabilities.Task, owner store.Key) error {
-	rec := store.Record[Record]{Key: Key(task.Link()), Value: Record{Message: capabilities.Pending(task).Encode(), Owner: owner}}
+// Own records that a task which this role executes later itself has its receipt in the owner's row, once there is one. The task stays where it was
+// linked: see [Ledger.Effect]. Repeating it does nothing.
+func (l *Ledger) Own(ctx context.Context, task cid.Cid, owner store.Key) error {
+	rec := store.Record[Record]{Key: Key(task), Value: Record{Owner: owner}}
 	if _, err := l.records.Create(ctx, &rec, store.Effects{}); err != nil {
-		return fmt.Errorf("recording %s %s: %w", task.Can(), task.Link(), err)
+		return fmt.Errorf("recording task %s: %w", task, err)
 	}
 	return nil
+}
+
+// Effect returns a task that the kept receipt of another one links, as it was signed.
+func (l *Ledger) Effect(ctx context.Context, of, link cid.Cid) (capabilities.Task, error) {
+	kept, err := l.Read(ctx, of)
+	if err != nil {
+		return capabilities.Task{}, err
+	}
+	return kept.Effect(link)
+}
+
+// Settle concludes a task of the role's own with a receipt, unless it has been concluded before, and returns what is kept of it: the first
+// receipt is the one.
+func (l *Ledger) Settle(ctx context.Context, task capabilities.Task, r *capabilities.Receipt, fx capabilities.Effects) (Entry, error) {
+	m := capabilities.Conclusion(r, task, fx)
+	rec := store.Record[Record]{Key: Key(task.Link()), Value: Record{Message: m.Encode(), Concluded: true, At: l.now().UnixMilli()}}
+	created, err := l.records.Create(ctx, &rec, store.Effects{})
+	if err != nil {
+		return Entry{}, fmt.Errorf("concluding %s %s: %w", task.Can(), task.Link(), err)
+	}
+	if created {
+		return Entry{task, m, r, rec.Value.At}, nil
+	}
+	return entryOf(rec.Value, task.Link())
 }
 
 // Await records that the receipt of another role's task is waited for; when it arrives, queue gets an [Arrival]. It returns what is

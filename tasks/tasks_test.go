@@ -120,6 +120,41 @@ func TestAcceptOnce(t *testing.T) {
 	}
 }
 
+// TestSettle: whoever concludes a task of the role's own gets the first receipt, with what that links.
+func TestSettle(t *testing.T) {
+	f := newFixture(t)
+	task := acceptTask(t)
+	join, err := capabilities.Invoke(agg, agg.DID(), agg.DID().String(), &piececap.Accept{Piece: link(t), Group: "another"}, capabilities.Terms{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fx := capabilities.Effects{Join: &join}
+	first := acceptReceipt(t, agg, task, link(t), fx)
+	other, err := capabilities.IssueFailure(agg, task.Link(), capabilities.Fail("X", "y"), capabilities.Effects{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range []*capabilities.Receipt{first, other, first} {
+		effects := capabilities.Effects{}
+		if i == 0 {
+			effects = fx
+		}
+		got, err := f.ledger.Settle(ctx, task, r, effects)
+		if err != nil || !got.Receipt.Link().Equals(first.Link()) || got.Link() != task.Link() {
+			t.Fatalf("time %d: got %+v, %v, want the first receipt", i, got, err)
+		}
+		if linked, err := got.Effect(first.Join); err != nil || linked.Link() != join.Link() {
+			t.Errorf("time %d: its effect is %v, %v", i, linked, err)
+		}
+	}
+	if linked, err := f.ledger.Effect(ctx, task.Link(), join.Link()); err != nil || linked.Link() != join.Link() {
+		t.Errorf("the effect that is kept is %v, %v", linked, err)
+	}
+	if _, err := f.ledger.Effect(ctx, join.Link(), task.Link()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the effect of a task that is unknown: %v", err)
+	}
+}
+
 func TestArrive(t *testing.T) {
 	task := acceptTask(t)
 	good := acceptReceipt(t, agg, task, link(t), capabilities.Effects{})
