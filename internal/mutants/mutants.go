@@ -282,6 +282,10 @@ func dealing() []mutant {
 			"func(a *store.Record[Aggregate], fx *store.Effects) error {\n\t\tif a.Value.State == Dealt {\n\t\t\treturn store.ErrUnchanged", "func(a *store.Record[Aggregate], fx *store.Effects) error {\n\t\tif false {\n\t\t\treturn store.ErrUnchanged"},
 			{"dealer/events.go", "if a.Value.State == Dealt || a.Value.Polls > msg.Try {\n\t\treturn nil", "if false {\n\t\treturn nil"}},
 			"./dealer", "^Test(TwoPollsAtOnce|Polling|ReplayChangesNothing)$"},
+		{"broker/second document", "an aggregate that was offered twice has two documents", []edit{{"broker/documents.go", "d.rows.Get(ctx, documentKey(aggregate))\n\tif !errors", "d.rows.Get(ctx, documentKey(key))\n\tif !errors"}},
+			"./broker", "^TestReplicas$"},
+		{"broker/another's key", "a document is served under any key of its aggregate", []edit{{"broker/documents.go", "err == nil && rec.Value.Key != key", "false && rec.Value.Key != key"}}, "./broker", "^TestBadRequests$"},
+		{"broker/adopts anything", "a file of an earlier version is taken for the document that it is named after", []edit{{"broker/files.go", "err == nil && means != key", "false && means != key"}}, "./broker", "^TestAdopt$"},
 		{"dealtracker/cursor", "the cursor moves although what was read was not kept", []edit{{events, "if err := s.take(ctx, c.Final+1, to, true); err != nil {", "if err := s.take(ctx, c.Final+1, to, true); err != nil && false {"}},
 			"./dealtracker", "^Test(FailuresOfTheSource|FaultsOfTheStore|Reading)$"},
 		{"dealtracker/not final", "what may be reverted is not read again", []edit{{events, "from := max(c.Final, c.Seen-recheck) + 1", "from := max(c.Final, c.Seen) + 1"}},
@@ -505,6 +509,11 @@ func edges() []mutant {
 		{"ingest/early", "a message of events is done with although an offer failed", []edit{{"ingest/ingest.go", "failed = errors.Join(failed, err)\n\t\t\tcontinue", "continue"}}, "./ingest", "^TestIngestFaults$"},
 		{"ingest/custody", "objects are offered that the storefront cannot find", []edit{{"ingest/ingest.go", "return content, found.Piece, i.keep(ctx, b, e, o, content)", "return content, found.Piece, nil"}}, "./ingest", "^TestIngest(Poison)?$"},
 		{"backfill/torn", "what a crash left at the end of a backfill's state is taken for a line", []edit{never("cmd/w3filecoin/backfillstate.go", "_, err := dec.Token(); err != io.EOF")}, "./cmd/w3filecoin", "^TestBackfillStateTorn$"},
+		{"serve/key of its own", "each process on a shared store is somebody else", []edit{{"cmd/w3filecoin/config.go", "ours && c.Store != \"\"", "ours && false"}}, "./cmd/w3filecoin", "^TestNoKeyOfItsOwn$"},
+		{"uploads/left behind", "what was uploaded before there was a store is not read any more", []edit{{"cmd/w3filecoin/uploads.go", "return append(places, earlier), nil", "return places, nil"}},
+			"./cmd/w3filecoin", "^TestEarlierUploads$"},
+		{"uploads/carried blindly", "content is carried to another place that does not have the bytes that it names", []edit{{"cmd/w3filecoin/copyuploads.go", "there, err = to.Verified(ctx, content)\n\t}", "there, err = length, nil\n\t}"},
+			{"source/dir.go", "if err := CopyVerified(ctx, tmp, r, content, maxBytes); err != nil {", "if _, err := io.Copy(tmp, r); err != nil {"}}, "./cmd/w3filecoin", "^TestScripts$/^copy$"},
 		{"admin/token", "anybody on the machine may drop dead letters", []edit{never("cmd/w3filecoin/adminhttp.go", "subtle.ConstantTimeCompare(want[:], got[:]) != 1")}, "./cmd/w3filecoin", "^TestAdminIsClosed$"},
 	}
 }
