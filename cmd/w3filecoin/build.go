@@ -66,8 +66,10 @@ func build(cfg Config, log *slog.Logger) (n *node, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return nil, usage("choose a directory that you may write to", "creating the data directory: %v", err)
+	if cfg.keepsData() {
+		if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+			return nil, usage("choose a directory that you may write to", "creating the data directory: %v", err)
+		}
 	}
 	n = &node{cfg: cfg, log: log, signers: map[string]capabilities.Signer{}, roles: map[string]*role{},
 		decoding: semaphore.NewWeighted(roles.DecodingBudget), metrics: roles.NewMetrics()}

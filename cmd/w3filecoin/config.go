@@ -372,6 +372,9 @@ func (c *Config) runs(role string) bool { return len(c.Roles) == 0 || slices.Con
 // simulates reports whether the devnet runs in this process.
 func (c *Config) simulates() bool { return c.Devnet.Enabled || slices.Contains(c.Roles, devnetName) }
 
+// keepsData reports whether this process writes to its data directory.
+func (c *Config) keepsData() bool { return c.Store == "" || c.Admin != "" || c.simulates() }
+
 // url is how others reach a role of this process.
 func (c *Config) url(role string) string {
 	id := c.identity(role)

@@ -34,6 +34,16 @@ import (
 
 const maxBytes = 1 << 30
 
+// lasting gives a bucket credentials that end after some time.
+func lasting(left time.Duration) func(*s3.Config) {
+	return func(c *s3.Config) {
+		keys := c.Credentials
+		c.Credentials, c.Provider = s3.Credentials{}, aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: keys.AccessKey, SecretAccessKey: keys.SecretKey, CanExpire: true, Expires: time.Now().Add(left)}, nil
+		})
+	}
+}
+
 func random(n int, seed uint64) []byte {
 	b := make([]byte, n)
 	var key [32]byte
@@ -370,19 +380,11 @@ func suite(t *testing.T, store *s3test.Store) {
 			}
 		}
 		// Credentials that end bound what they sign; what they could hardly sign any more goes through the service.
-		lasting := func(left time.Duration) *s3.Bucket {
-			return open(t, store, name, func(c *s3.Config) {
-				keys := c.Credentials
-				c.Credentials, c.Provider = s3.Credentials{}, aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-					return aws.Credentials{AccessKeyID: keys.AccessKey, SecretAccessKey: keys.SecretKey, CanExpire: true, Expires: time.Now().Add(left)}, nil
-				})
-			})
-		}
-		if at, err := lasting(2*time.Hour).SignPut(t.Context(), c, int64(len(want)), 24*time.Hour); err != nil ||
+		if at, err := open(t, store, name, lasting(2*time.Hour)).SignPut(t.Context(), c, int64(len(want)), 24*time.Hour); err != nil ||
 			at.Valid <= time.Hour || at.Valid > 2*time.Hour || put(t, at.URL, at.Header, want) != http.StatusOK {
 			t.Errorf("with credentials of two hours: %+v, %v", at, err)
 		}
-		if at, err := lasting(time.Minute).SignPut(t.Context(), c, 1, 24*time.Hour); !errors.Is(err, errors.ErrUnsupported) {
+		if at, err := open(t, store, name, lasting(time.Minute)).SignPut(t.Context(), c, 1, 24*time.Hour); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("with credentials of a minute: %+v, %v", at, err)
 		}
 	})
@@ -430,12 +432,22 @@ func suite(t *testing.T, store *s3test.Store) {
 		}
 		// Where the bucket cannot take it, the service does.
 		for what, a := range map[string]blob.Address{
-			"private":    second(allocate(open(t, store, name, func(c *s3.Config) { c.Private = true }), b)),
-			"over 5 GiB": second(allocate(open(t, store, name, nil), blob.Blob{Digest: b.Digest, Size: 6 << 30})),
+			"private":                  second(allocate(open(t, store, name, func(c *s3.Config) { c.Private = true }), b)),
+			"credentials about to end": second(allocate(open(t, store, name, lasting(time.Minute)), b)),
+			"over 5 GiB":               second(allocate(open(t, store, name, nil), blob.Blob{Digest: b.Digest, Size: 6 << 30})),
 		} {
 			if !strings.HasPrefix(a.URL, "https://custody.example/blob/") {
 				t.Errorf("%s: the address is %s", what, a.URL)
 			}
+		}
+		// An address says how long it works.
+		_, whole := allocate(open(t, store, name, lasting(2*time.Hour)), b)
+		_, half := allocate(open(t, store, name, lasting(30*time.Minute)), b)
+		if ends := time.Until(time.Unix(int64(whole.Expires), 0)); ends < 50*time.Minute || ends > time.Hour {
+			t.Errorf("the whole hour: it ends in %s", ends)
+		}
+		if ends := time.Until(time.Unix(int64(half.Expires), 0)); ends < 20*time.Minute || ends > 30*time.Minute || !strings.HasPrefix(half.URL, store.Endpoint+"/") {
+			t.Errorf("half an hour: %s ends in %s", half.URL, ends)
 		}
 	})
 

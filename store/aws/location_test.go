@@ -1,6 +1,8 @@
 package aws_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -65,4 +67,45 @@ func FuzzParseLocation(f *testing.F) {
 			t.Errorf("%q is %+v, written %s, read again %+v, %v", text, l, l, again, err)
 		}
 	})
+}
+
+// TestFindObjects: what is not an engine reaches the bucket as the engine does, with the credentials of a profile if it is another maker's.
+func TestFindObjects(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"config":      "[profile r2]\nregion = auto\n",
+		"credentials": "[r2]\naws_access_key_id = other\naws_secret_access_key = secret\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, value := range map[string]string{"AWS_CONFIG_FILE": filepath.Join(dir, "config"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(dir, "credentials"),
+		"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_S3": ""} {
+		t.Setenv(name, value)
+	}
+	for text, want := range map[string]struct {
+		aws.Objects
+		key string
+	}{
+		"aws://dev?region=eu-west-1": {aws.Objects{Bucket: "dev-blobs", Region: "eu-west-1"}, "own"},
+		"aws://dev?region=eu-west-1&bucket=mine&s3=https://r2.example.com&s3_profile=r2&path_style=true": {
+			aws.Objects{Bucket: "mine", Region: "auto", Endpoint: "https://r2.example.com", PathStyle: true}, "other"},
+	} {
+		where, err := aws.ParseLocation(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := aws.FindObjects(t.Context(), where, aws.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		credentials, err := got.Credentials.Retrieve(t.Context())
+		if got.Credentials = nil; got != want.Objects || credentials.AccessKeyID != want.key || err != nil {
+			t.Errorf("%s: %+v by %s, %v", text, got, credentials.AccessKeyID, err)
+		}
+	}
+	if _, err := aws.FindObjects(t.Context(), aws.Location{Prefix: "X"}, aws.Options{}); err == nil {
+		t.Error("found a location that there cannot be")
+	}
 }
