@@ -1,4 +1,4 @@
-// Package rolestest runs whole networks of roles in one goroutine, on the memory engine, with a clock that only moves when nothing else can: for tests and
+// Package rolestest runs whole networks of roles in one goroutine, on the engine that enginetest picks, with a clock that only moves when nothing else can: for tests and
 // for simulation. A run is a pure function of its seed: which message is handled next, what is lost, repeated or struck by a fault, when a role
 // crashes. A failure replays from its seed.
 //
@@ -37,7 +37,7 @@ import (
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/segment"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/storefront"
 	"github.com/storacha/w3filecoin/wire"
@@ -97,7 +97,7 @@ type Network struct {
 type Role struct {
 	Name   string
 	Signer capabilities.Signer
-	Engine *memory.Engine
+	Engine enginetest.Engine
 	Server *roles.Server
 	// Storefront is the service of a storefront, without the parts that are joined to it.
 	Storefront *storefront.Service
@@ -158,8 +158,8 @@ func New(t testing.TB, o Options) *Network {
 
 func (n *Network) add(name string, signer capabilities.Signer) {
 	n.names = append(n.names, name)
-	n.Roles[name] = &Role{Name: name, Signer: signer, n: n, Engine: memory.New(memory.Options{
-		Now: n.Now, Rand: rand.New(rand.NewPCG(n.Seed, uint64(len(n.names))))})}
+	n.Roles[name] = &Role{Name: name, Signer: signer, n: n, Engine: enginetest.New(n.t, enginetest.Options{
+		Now: n.Now, Rand: rand.New(rand.NewPCG(n.Seed, uint64(len(n.names)))), Seed: n.Seed, Late: n.Chaos > 0})}
 }
 
 // Now is the network's clock.
@@ -422,11 +422,19 @@ func (n *Network) Step() bool {
 	n.Steps++
 	n.Advance(n.Pace)
 	c := choices[n.Rand.IntN(len(choices))]
+	killed := false
 	if n.struck() {
-		c.role.faults = storetest.Nth(1+n.Rand.IntN(20), []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict}[n.Rand.IntN(3)])
+		at, fault := 1+n.Rand.IntN(20), []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict}[n.Rand.IntN(3)]
+		// Where a call is several requests, a process may be killed between two of them.
+		if killed = at%2 == 0 && c.role.Engine.Interrupt(at); !killed {
+			c.role.faults = storetest.Nth(at, fault)
+		}
 	}
 	c.role.handle(c.queue)
 	c.role.faults = nil
+	if killed {
+		c.role.Crash()
+	}
 	if n.Chaos > 0 && n.Rand.Float64() < n.Chaos/4 {
 		r := n.Roles[n.names[n.Rand.IntN(len(n.names))]]
 		if !r.Down {

@@ -87,7 +87,7 @@ type Options struct {
 	// Serial makes one request at a time and leaves nothing to be done after a call has returned, so that a simulation has one order of things.
 	Serial bool
 
-	// Rand is where IDs come from; nil: from the system.
+	// Rand is where IDs come from, for several at a time; nil: from the system.
 	Rand io.Reader
 
 	// Configure, if set, has the last word on the SDK's configuration: credentials, HTTP client, retries.

@@ -27,8 +27,8 @@ type Engine interface {
 	// Reopen ends this opening, whose calls fail from then on, and returns a new one with everything that was committed.
 	Reopen() Engine
 	// Interrupt lets n more requests of the engine to its services through, and none after them until it is opened again: a process that is killed in the
-	// middle of a call. An engine that has no services does nothing.
-	Interrupt(n int)
+	// middle of a call. It is false, and nothing happens, if the engine has no services.
+	Interrupt(n int) bool
 }
 
 // Options describe an engine. Now is required.
@@ -93,11 +93,16 @@ type inMemory struct{ *memory.Engine }
 
 func (e inMemory) Reopen() Engine { return inMemory{e.Engine.Reopen()} }
 
-func (inMemory) Interrupt(int) {}
+func (inMemory) Interrupt(int) bool { return false }
 
 type onDouble struct{ *awstest.Engine }
 
 func (e onDouble) Reopen() Engine { return onDouble{e.Engine.Reopen()} }
+
+func (e onDouble) Interrupt(n int) bool {
+	e.Engine.Interrupt(n)
+	return true
+}
 
 // Again runs the package's tests once more, in short mode, in a process of its own, on an engine of a kind. Tests and skipped are regular expressions as of
 // go test -run and -skip.
@@ -114,7 +119,7 @@ func Again(t *testing.T, kind, tests, skipped string) {
 		args = append(args, "-test.timeout="+f.Value.String())
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), kindVar+"="+kind)
+	cmd.Env = append(os.Environ(), kindVar+"="+kind, "GOGC=400") // the SDK leaves much behind
 	out, err := cmd.CombinedOutput()
 	if err != nil || strings.Contains(string(out), "no tests to run") {
 		t.Fatalf("on %s: %v\n%s", kind, err, out)

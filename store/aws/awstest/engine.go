@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,13 +62,25 @@ func Open(t testing.TB, s Simulation) *Engine {
 	for i := range seed {
 		seed[i] = byte(r.Uint32())
 	}
-	e := &Engine{t: t, simulation: &simulation{double: New(s.Options), Simulation: s, ids: rand.NewChaCha8(seed), random: r, left: -1}}
+	e := &Engine{t: t, simulation: &simulation{double: New(s.Options), Simulation: s, ids: &reader{source: rand.NewChaCha8(seed)}, random: r, left: -1}}
 	if err := aws.Init(context.Background(), e.double.Location(), aws.Layout{role: nil}, e.options(), nil); err != nil {
 		t.Fatal(err)
 	}
 	e.double.Failing(e.fault)
 	e.Engine = e.open()
 	return e
+}
+
+// reader reads from a source for several at a time.
+type reader struct {
+	mu     sync.Mutex
+	source io.Reader
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.source.Read(p)
 }
 
 // attempts of the SDK: more than there are faults in a row.
