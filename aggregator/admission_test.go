@@ -35,7 +35,7 @@ func (y *yard) fail(o offered, f *capabilities.Failure) {
 
 func (y *yard) standing() standing.Standing {
 	y.t.Helper()
-	s, err := standing.New(y.engine, standing.Policy{}, y.clock).Of(y.t.Context(), aggregator.StorefrontSubject(y.storefront.DID().String()))
+	s, err := standing.New(y.stage.Engine, standing.Policy{}, y.clock).Of(y.t.Context(), aggregator.StorefrontSubject(y.storefront.DID().String()))
 	if err != nil {
 		y.t.Fatal(err)
 	}

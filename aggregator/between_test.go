@@ -29,7 +29,7 @@ func TestReceiptComesBetween(t *testing.T) {
 					return storetest.FailBefore // a message that is not given back keeps its lease
 				case !came && storetest.Commits(c) && len(c.Change.Messages) == 1 && c.Change.Messages[0].Queue == "pull-aggregate":
 					y.deal(y.offered[0], y.offered[0].link)
-					if worked, err := y.consumers["aggregate-accepted"].Step(t.Context()); !worked || err != nil {
+					if worked, err := y.stage.Consumer("aggregate-accepted").Step(t.Context()); !worked || err != nil {
 						t.Errorf("nobody is told of the receipt: %v", err)
 					}
 					came = true
@@ -38,23 +38,23 @@ func TestReceiptComesBetween(t *testing.T) {
 				return storetest.None
 			})
 			y.take(synthetic(t, 1, 512*kib))
-			for end := y.now.Add(2 * lag); !came && y.now.Before(end); {
+			for end := y.clock().Add(2 * lag); !came && y.clock().Before(end); {
 				y.pass(time.Second)
 			}
 			if !came || !tt.repeated && y.dealt() {
 				t.Fatalf("the receipt came: %t", came)
 			}
 			if !tt.repeated {
-				lost, err := y.engine.Receive(t.Context(), "aggregate-offer", 1, time.Minute)
+				lost, err := y.stage.Engine.Receive(t.Context(), "aggregate-offer", 1, time.Minute)
 				for err == nil && len(lost) == 0 {
-					next, _ := y.engine.NextEvent()
-					y.now = next
-					lost, err = y.engine.Receive(t.Context(), "aggregate-offer", 1, time.Minute)
+					next, _ := y.stage.Engine.NextEvent()
+					y.stage.Clock.Advance(next.Sub(y.clock()))
+					lost, err = y.stage.Engine.Receive(t.Context(), "aggregate-offer", 1, time.Minute)
 				}
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := y.engine.Ack(t.Context(), lost[0]); err != nil {
+				if err := y.stage.Engine.Ack(t.Context(), lost[0]); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -21,7 +21,7 @@ import (
 	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 )
 
@@ -29,9 +29,7 @@ import (
 type yard struct {
 	*aggregator.Service
 	t                            *testing.T
-	engine                       *memory.Engine
-	now                          time.Time
-	consumers                    map[string]*store.Consumer
+	stage                        storetest.Stage
 	self, storefront, dealerName capabilities.Signer
 
 	// offered are the aggregates that the dealer was offered, each with its task aggregate/accept.
@@ -54,18 +52,25 @@ func newYard(t *testing.T) *yard { return newYardOf(t, func(*aggregator.Deps) {}
 
 // newFaultyYard returns a yard whose engine fails as choose says.
 func newFaultyYard(t *testing.T, choose storetest.Chooser) *yard {
-	return newYardOf(t, func(d *aggregator.Deps) { d.Store = storetest.NewFaulty(d.Store, choose) })
+	return newYardWith(t, choose, func(*aggregator.Deps) {})
 }
 
 // newYardOf returns a yard whose aggregator is made of something else in part.
-func newYardOf(t *testing.T, change func(*aggregator.Deps)) *yard {
+func newYardOf(t *testing.T, change func(*aggregator.Deps)) *yard { return newYardWith(t, nil, change) }
+
+func newYardWith(t *testing.T, choose storetest.Chooser, change func(*aggregator.Deps)) *yard {
 	t.Helper()
-	y := &yard{t: t, now: time.Unix(1_785_578_400, 0), consumers: map[string]*store.Consumer{},
-		self: chaintest.Key("aggregator"), storefront: chaintest.Key("storefront"), dealerName: chaintest.Key("dealer")}
-	y.engine = memory.New(memory.Options{Now: y.clock, IndexLag: lag, IndexLagCommits: 1 << 40})
-	var err error
+	clock := storetest.NewClock()
+	y := &yard{t: t, self: chaintest.Key("aggregator"), storefront: chaintest.Key("storefront"), dealerName: chaintest.Key("dealer"),
+		stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now, IndexLag: lag, IndexLagCommits: 1 << 40}), choose)}
+	y.stage.Handlers = func() map[string]store.Handler { return y.Handlers() }
+	y.stage.Observe = func(o store.Outcome) {
+		if o.Err != nil && !errors.Is(o.Err, storetest.ErrInjected) && !errors.Is(o.Err, store.ErrConflict) {
+			t.Errorf("message of %s: %v", o.Delivery.Queue, o.Err)
+		}
+	}
 	deps := aggregator.Deps{
-		Signer: y.self, Store: y.engine, Keys: chaintest.Keys{}, Ladder: aggregator.Ladder{1 << 20}, Timing: aggregator.Timing{Budget: budget},
+		Signer: y.self, Store: y.stage.Driver, Keys: chaintest.Keys{}, Ladder: aggregator.Ladder{1 << 20}, Timing: aggregator.Timing{Budget: budget},
 		Dealer: capabilities.Peer{DID: y.dealerName.DID(), Conn: dealer{y},
 			Proofs: chaintest.Standing(y.dealerName, y.self.DID(), aggregatecap.OfferAbility).Proofs},
 		Storefronts: func(did string) (aggregator.Storefront, bool) {
@@ -75,43 +80,19 @@ func newYardOf(t *testing.T, change func(*aggregator.Deps)) *yard {
 		Now:  y.clock, Log: slog.New(slog.DiscardHandler),
 	}
 	change(&deps)
+	var err error
 	if y.Service, err = aggregator.New(deps); err != nil {
 		t.Fatal(err)
-	}
-	for queue, handle := range y.Handlers() {
-		if y.consumers[queue], err = store.NewConsumer(store.ConsumerOptions{
-			Driver: deps.Store, Queue: queue, Handle: handle, Now: y.clock, Rand: func() float64 { return 0 },
-			Observe: func(o store.Outcome) {
-				if o.Err != nil && !errors.Is(o.Err, storetest.ErrInjected) && !errors.Is(o.Err, store.ErrConflict) {
-					t.Errorf("message of %s: %v", queue, o.Err)
-				}
-			},
-		}); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return y
 }
 
-func (y *yard) clock() time.Time { return y.now }
+func (y *yard) clock() time.Time { return y.stage.Clock.Now() }
 
 // pass lets time pass: everything that is due is done when it is due.
 func (y *yard) pass(d time.Duration) {
 	y.t.Helper()
-	end := y.now.Add(d)
-	for {
-		for queues := y.engine.Receivable(); len(queues) > 0; queues = y.engine.Receivable() {
-			if _, err := y.consumers[queues[0]].Step(y.t.Context()); err != nil && !errors.Is(err, storetest.ErrInjected) && !errors.Is(err, store.ErrConflict) {
-				y.t.Fatal(err)
-			}
-		}
-		next, ok := y.engine.NextEvent()
-		if !ok || next.After(end) {
-			y.now = end
-			return
-		}
-		y.now = next
-	}
+	y.stage.Run(d)
 }
 
 // synthetic makes a piece of a padded size, told from others by n.
@@ -148,7 +129,7 @@ func (y *yard) take(pieces ...piece.Link) {
 // rows returns the keys of rows whose partitions begin with a prefix, and which of them are in an index.
 func (y *yard) rows(prefix string) (keys, listed []string) {
 	y.t.Helper()
-	page, err := y.engine.Walk(y.t.Context(), "", 0)
+	page, err := y.stage.Engine.Walk(y.t.Context(), "", 0)
 	if err != nil || page.Next != "" {
 		y.t.Fatalf("reading all rows: %v", err)
 	}
@@ -313,4 +294,9 @@ func TestDealOfAnotherAggregate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOnDouble: once more, without what takes long, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) {
+	enginetest.Again(t, enginetest.Double, ".", "^Test(BlameFaults|LimitOfAStorefront|TinyPiecesFlood)$")
 }

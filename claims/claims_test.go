@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/assert"
 	"github.com/storacha/w3filecoin/claims"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/wire"
 )
@@ -86,27 +85,20 @@ func (*service) Receipt(context.Context, cid.Cid) (*capabilities.Message, error)
 
 // world is the claims with what is around them, stepped by hand.
 type world struct {
-	*testing.T
-	clock   *storetest.FakeClock
-	engine  *memory.Engine
-	driver  store.Driver
+	storetest.Stage
 	other   *service
 	revoked map[cid.Cid]bool
 	deps    claims.Deps
 	service *claims.Service
-	handled []store.Delivery
 }
 
 func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	t.Helper()
-	w := &world{T: t, clock: storetest.NewClock(), other: &service{T: t}, revoked: map[cid.Cid]bool{}}
-	w.engine = memory.New(memory.Options{Now: w.clock.Now})
-	w.driver = w.engine
-	if choose != nil {
-		w.driver = storetest.NewFaulty(w.engine, choose)
-	}
+	clock := storetest.NewClock()
+	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), other: &service{T: t}, revoked: map[cid.Cid]bool{}}
+	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.deps = claims.Deps{
-		Signer: self, Store: w.driver, Keys: keys{}, Now: w.clock.Now, Log: slog.New(slog.DiscardHandler),
+		Signer: self, Store: w.Driver, Keys: keys{}, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 		Revoked:  func(_ context.Context, c cid.Cid) (bool, error) { return w.revoked[c], nil },
 		MayClaim: func(with string) bool { return with != stranger.DID().String() },
 		Forward:  &capabilities.Peer{DID: elsewhere.DID(), Conn: w.other},
@@ -202,70 +194,7 @@ func (w *world) wantAbout(c cid.Cid, want ...capabilities.Task) {
 	}
 }
 
-func (w *world) run(d time.Duration) {
-	w.Helper()
-	end := w.clock.Now().Add(d)
-	for {
-		for w.step() {
-		}
-		next, ok := w.engine.NextEvent()
-		if !ok || next.After(end) {
-			w.clock.Advance(end.Sub(w.clock.Now()))
-			return
-		}
-		w.clock.Advance(next.Sub(w.clock.Now()))
-	}
-}
-
-func (w *world) step() (worked bool) {
-	w.Helper()
-	handlers := w.service.Handlers()
-	for _, queue := range w.engine.Receivable() {
-		c, err := store.NewConsumer(store.ConsumerOptions{
-			Driver: w.driver, Queue: queue, Now: w.clock.Now, Rand: func() float64 { return 1 },
-			Handle: func(ctx context.Context, d store.Delivery) error {
-				w.handled = append(w.handled, d)
-				return handlers[queue](ctx, d)
-			},
-		})
-		if err != nil {
-			w.Fatal(err)
-		}
-		did, err := c.Step(w.Context())
-		if err != nil && !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
-		worked = worked || did || err != nil
-	}
-	return worked
-}
-
-func (w *world) replay() {
-	w.Helper()
-	handlers := w.service.Handlers()
-	for _, d := range slices.Backward(slices.Clone(w.handled)) {
-		err := handlers[d.Queue](w.Context(), d)
-		if errors.Is(err, storetest.ErrInjected) {
-			err = handlers[d.Queue](w.Context(), d)
-		}
-		if err != nil {
-			w.Fatal(err)
-		}
-	}
-}
-
-func (w *world) rows() map[string]string {
-	w.Helper()
-	page, err := w.engine.Walk(w.Context(), "", 0)
-	if err != nil || page.Next != "" {
-		w.Fatalf("walk: %v, next %q", err, page.Next)
-	}
-	rows := map[string]string{}
-	for _, r := range page.Rows {
-		rows[r.Key.String()] = string(r.Value)
-	}
-	return rows
-}
+func everything(store.Key) bool { return true }
 
 // all are one claim of each ability about content.
 func all(c, other cid.Cid) []capabilities.Caveats {
@@ -286,7 +215,7 @@ func TestClaims(t *testing.T) {
 		w.accept(task)
 		made = append(made, task)
 	}
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if got := w.about(c); len(got) != len(made) {
 		t.Errorf("%d claims, want %d", len(got), len(made))
 	}
@@ -316,18 +245,18 @@ func TestProofsTravel(t *testing.T) {
 	for name, end := range map[string]func(w *world, claim, proof capabilities.Task){
 		"proof revoked": func(w *world, _, proof capabilities.Task) { w.revoked[proof.Link()] = true },
 		"claim revoked": func(w *world, claim, _ capabilities.Task) { w.revoked[claim.Link()] = true },
-		"expired":       func(w *world, _, _ capabilities.Task) { w.clock.Advance(time.Hour) },
+		"expired":       func(w *world, _, _ capabilities.Task) { w.Clock.Advance(time.Hour) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, nil)
 			proof, err := capabilities.Delegate(space, agent.DID(), []capabilities.Grant{{Can: "assert/*", With: space.DID().String()}},
-				capabilities.Terms{Expiration: w.clock.Now().Add(time.Hour)})
+				capabilities.Terms{Expiration: w.Clock.Now().Add(time.Hour)})
 			if err != nil {
 				t.Fatal(err)
 			}
 			claim := w.invoke(agent, space.DID().String(), all(c, c)[0], capabilities.Terms{Proofs: []capabilities.Delegation{proof}})
 			w.accept(claim)
-			w.run(time.Minute)
+			w.Run(time.Minute)
 			got := again(w, func() (capabilities.Task, error) { return w.service.Get(t.Context(), claim.Link()) })
 			if len(got.Proofs) != 1 || !got.Proofs[0].CID.Equals(proof.Link()) {
 				t.Errorf("the claim has the proofs %v", got.Proofs)
@@ -370,7 +299,7 @@ func TestFaultsOfTheStore(t *testing.T) {
 		task := w.claim(all(c, content("piece"))[1])
 		w.accept(task)
 		own := w.own(c)
-		w.run(24 * time.Hour)
+		w.Run(24 * time.Hour)
 		w.wantAbout(c, own, task)
 		if len(w.about(content("piece"))) != 2 {
 			t.Error("it is not found by the piece")
@@ -383,12 +312,12 @@ func TestFaultsOfTheStore(t *testing.T) {
 		if len(w.other.told) == 0 || w.other.told[0].Can() != assert.EqualsAbility {
 			t.Errorf("told %d times", len(w.other.told))
 		}
-		rows := w.rows()
-		w.replay()
+		rows := w.Rows(everything)
+		w.Replay()
 		w.accept(task)
 		w.own(c)
-		w.run(time.Hour)
-		if diff := cmp.Diff(rows, w.rows()); diff != "" {
+		w.Run(time.Hour)
+		if diff := cmp.Diff(rows, w.Rows(everything)); diff != "" {
 			t.Errorf("repeating all of it changes rows: %s", diff)
 		}
 	})
@@ -400,15 +329,15 @@ func TestForward(t *testing.T) {
 	w.other.err = errors.New("away")
 	c := content("content")
 	w.own(c)
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	w.other.err, w.other.refusal = nil, capabilities.Fail("Unauthorized", "not yet")
-	w.run(time.Hour)
+	w.Run(time.Hour)
 	refused := len(w.other.told)
 	if refused == 0 {
 		t.Fatal("it was not tried again")
 	}
 	w.other.refusal = nil
-	w.run(3 * time.Hour)
+	w.Run(3 * time.Hour)
 	if n := len(w.other.told); n != refused+1 {
 		t.Errorf("told %d times after it was taken", n-refused-1)
 	}
@@ -421,7 +350,7 @@ func TestForward(t *testing.T) {
 	w.deps.Forward.Proofs = []capabilities.Delegation{proof}
 	w.restart()
 	w.own(content("second"))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	last := w.other.told[len(w.other.told)-1]
 	if last.Resource() != elsewhere.DID().String() || len(last.Proofs) != 1 {
 		t.Errorf("claimed on %s with %d proofs", last.Resource(), len(last.Proofs))
@@ -430,11 +359,11 @@ func TestForward(t *testing.T) {
 	// Not wanted any more: what is under way ends.
 	w.other.err = errors.New("away")
 	w.own(content("third"))
-	w.run(time.Second)
+	w.Run(time.Second)
 	w.deps.Forward, w.other.err = nil, nil
 	w.restart()
 	before := len(w.other.told)
-	w.run(24 * time.Hour)
+	w.Run(24 * time.Hour)
 	if len(w.other.told) != before {
 		t.Error("told although it is not configured")
 	}
@@ -474,7 +403,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s by a stranger: %v", caveats.Ability(), err)
 		}
 	}
-	if rows := w.rows(); len(rows) != 0 {
+	if rows := w.Rows(everything); len(rows) != 0 {
 		t.Errorf("the refusals left %d rows", len(rows))
 	}
 }
@@ -492,7 +421,7 @@ func TestOwnComesFirst(t *testing.T) {
 		w.accept(w.invoke(agent, agent.DID().String(), all(c, c)[2], capabilities.Terms{Nonce: fmt.Sprint(i)}))
 	}
 	own := w.own(c)
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if got := w.about(c); len(got) != 100 || !got[0].Equals(own.Link()) {
 		t.Errorf("%d claims, the first is %v", len(got), got[0])
 	}
@@ -503,7 +432,7 @@ func TestParts(t *testing.T) {
 	w := newWorld(t, nil)
 	c := content("content")
 	w.accept(w.claim(&assert.Location{Content: assert.Content{Link: c}, Location: []string{"https://a.example"}, Range: &assert.Range{Offset: 1, Length: 2}}))
-	w.run(time.Minute)
+	w.Run(time.Minute)
 	if urls, err := w.service.Locations(t.Context(), c); err != nil || len(urls) != 0 {
 		t.Errorf("locations: %v, %v", urls, err)
 	}
@@ -525,4 +454,9 @@ func TestNewRefuses(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
+}
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) {
+	enginetest.Again(t, enginetest.Double, ".", "")
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/storacha/w3filecoin/ingest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 )
 
@@ -92,7 +92,7 @@ func (q *double) Retry(_ context.Context, d store.Delivery, after time.Duration)
 
 // fed is an engine whose messages are those of the double.
 type fed struct {
-	*memory.Engine
+	enginetest.Engine
 	*double
 }
 
@@ -111,7 +111,7 @@ func (f fed) Retry(ctx context.Context, d store.Delivery, after time.Duration) e
 type world struct {
 	*testing.T
 	clock   *storetest.FakeClock
-	engine  *memory.Engine
+	engine  enginetest.Engine
 	queue   *double
 	driver  store.Driver
 	choose  storetest.Chooser
@@ -126,7 +126,7 @@ type world struct {
 
 func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	clock := storetest.NewClock()
-	w := &world{T: t, clock: clock, engine: memory.New(memory.Options{Now: clock.Now}), queue: &double{now: clock.Now}, choose: choose,
+	w := &world{T: t, clock: clock, engine: enginetest.New(t, enginetest.Options{Now: clock.Now}), queue: &double{now: clock.Now}, choose: choose,
 		objects: map[string][]byte{}, custody: map[cid.Cid][]byte{}, offers: map[string]int{}}
 	w.driver = fed{w.engine, w.queue}
 	if choose == nil {
@@ -468,4 +468,9 @@ func TestIngestRefused(t *testing.T) {
 			t.Errorf("%s: after the retries %d are offered, %d dead", name, len(w.offers), len(w.dead()))
 		}
 	}
+}
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) {
+	enginetest.Again(t, enginetest.Double, ".", "")
 }

@@ -15,7 +15,7 @@ import (
 
 	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 )
 
@@ -23,12 +23,12 @@ type book struct {
 	*standing.Register
 	t      *testing.T
 	now    time.Time
-	engine *memory.Engine
+	engine enginetest.Engine
 }
 
 func newBook(t *testing.T, p standing.Policy, choose storetest.Chooser) *book {
 	b := &book{t: t, now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)}
-	b.engine = memory.New(memory.Options{Now: b.clock, IndexLag: -1, IndexLagCommits: -1})
+	b.engine = enginetest.New(t, enginetest.Options{Now: b.clock, IndexLag: -1, IndexLagCommits: -1})
 	var rows store.Driver = b.engine
 	if choose != nil {
 		rows = storetest.NewFaulty(b.engine, choose)
@@ -300,4 +300,9 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) {
+	enginetest.Again(t, enginetest.Double, ".", "")
 }

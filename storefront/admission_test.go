@@ -27,7 +27,7 @@ func named(f *capabilities.Failure) string {
 // standingOf returns what the storefront has against an agent.
 func (m *market) standingOf(agent capabilities.Signer) standing.Standing {
 	m.t.Helper()
-	list, _, err := standing.List(m.t.Context(), m.engine, m.now, "", 0)
+	list, _, err := standing.List(m.t.Context(), m.stage.Engine, m.clock(), "", 0)
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -43,23 +43,16 @@ func TestReceiptComesBetween(t *testing.T) {
 				if err := s.Start(t.Context()); err != nil { // its ticks
 					t.Fatal(err)
 				}
-				s.now = s.now.Add(10 * time.Minute)
-				lost, err := s.engine.Receive(t.Context(), "piece-offer", 1, time.Minute)
+				s.stage.Clock.Advance(10 * time.Minute)
+				lost, err := s.stage.Engine.Receive(t.Context(), "piece-offer", 1, time.Minute)
 				if err != nil || len(lost) != 1 {
 					t.Fatalf("%d messages, %v", len(lost), err)
 				}
-				if err := s.engine.Ack(t.Context(), lost[0]); err != nil {
+				if err := s.stage.Engine.Ack(t.Context(), lost[0]); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for end := s.now.Add(tt.within); ; {
-				s.settle()
-				next, ok := s.engine.NextEvent()
-				if !ok || next.After(end) {
-					break
-				}
-				s.now = next
-			}
+			s.stage.Run(tt.within)
 			if got := s.standing(); got.State != "aggregated" {
 				t.Errorf("after %v: %+v", tt.within, got)
 			}

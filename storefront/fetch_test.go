@@ -20,7 +20,7 @@ import (
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/storefront"
 )
@@ -30,9 +30,7 @@ type depot struct {
 	*storefront.Service
 	*chaintest.Chain
 	*testing.T
-	clock  *storetest.FakeClock
-	engine *memory.Engine
-	driver store.Driver
+	stage storetest.Stage
 
 	stored  bool     // the content is in custody
 	away    bool     // nobody gives it
@@ -44,19 +42,16 @@ type depot struct {
 
 func newDepot(t *testing.T, choose storetest.Chooser) *depot {
 	t.Helper()
-	d := &depot{T: t, Chain: chaintest.New(), clock: storetest.NewClock(), made: map[cid.Cid]string{}}
-	d.engine = memory.New(memory.Options{Now: d.clock.Now})
-	d.driver = d.engine
-	if choose != nil {
-		d.driver = storetest.NewFaulty(d.engine, choose)
-	}
+	clock := storetest.NewClock()
+	d := &depot{T: t, Chain: chaintest.New(), stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), made: map[cid.Cid]string{}}
+	d.stage.Handlers = func() map[string]store.Handler { return d.Handlers() }
 	peer := func(of capabilities.Signer, can string, n neighbour) capabilities.Peer {
 		return capabilities.Peer{DID: of.DID(), Conn: n, Proofs: chaintest.Standing(of, d.Storefront.DID(), can).Proofs}
 	}
 	accept := d.Links[piececap.AcceptAbility].Task
 	var err error
 	d.Service, err = storefront.New(storefront.Deps{
-		Signer: d.Storefront, Store: d.driver, Keys: d.Keys(), Custody: d, Claims: d, Fetcher: d, Now: d.clock.Now, Log: slog.New(slog.DiscardHandler),
+		Signer: d.Storefront, Store: d.stage.Driver, Keys: d.Keys(), Custody: d, Claims: d, Fetcher: d, Now: clock.Now, Log: slog.New(slog.DiscardHandler),
 		Aggregator: peer(d.Aggregator, piececap.OfferAbility, func(task capabilities.Task) (*capabilities.Message, error) {
 			return conclusion(t, d.Aggregator, task, nil, &piececap.OfferOK{Piece: d.Piece}, capabilities.Effects{Join: &accept}), nil
 		}),
@@ -119,30 +114,6 @@ func (d *depot) offer(attach ...capabilities.Block) {
 	}
 }
 
-func (d *depot) run(long time.Duration) {
-	d.Helper()
-	end := d.clock.Now().Add(long)
-	handlers := d.Handlers()
-	for {
-		for queues := d.engine.Receivable(); len(queues) > 0; queues = d.engine.Receivable() {
-			c, err := store.NewConsumer(store.ConsumerOptions{Driver: d.driver, Queue: queues[0], Handle: handlers[queues[0]], Now: d.clock.Now,
-				Rand: func() float64 { return 0 }})
-			if err != nil {
-				d.Fatal(err)
-			}
-			if _, err := c.Step(d.Context()); err != nil && !errors.Is(err, storetest.ErrInjected) {
-				d.Fatal(err)
-			}
-		}
-		next, ok := d.engine.NextEvent()
-		if !ok || next.After(end) {
-			d.clock.Advance(end.Sub(d.clock.Now()))
-			return
-		}
-		d.clock.Advance(next.Sub(d.clock.Now()))
-	}
-}
-
 // stands returns the state of the piece and why it waits.
 func (d *depot) stands() (state, reason string) {
 	d.Helper()
@@ -163,7 +134,7 @@ func TestFetch(t *testing.T) {
 		d := newDepot(t, choose)
 		node := chaintest.Key("a storage node")
 		d.offer(d.location(node, node.DID().String(), capabilities.Terms{}, "https://a.example/x", "https://b.example"))
-		d.run(10 * time.Minute)
+		d.stage.Run(10 * time.Minute)
 		if state, reason := d.stands(); state != "offered" {
 			t.Fatalf("the piece is %s: %s", state, reason)
 		}
@@ -196,7 +167,7 @@ func TestHints(t *testing.T) {
 			return []capabilities.Block{d.location(node, own, capabilities.Terms{}, "https://a.example")}
 		}, want: []string{"https://a.example", "https://k.example"}},
 		{name: "expired", with: func(d *depot) []capabilities.Block {
-			return []capabilities.Block{d.location(node, own, capabilities.Terms{Expiration: d.clock.Now()}, "https://a.example")}
+			return []capabilities.Block{d.location(node, own, capabilities.Terms{Expiration: d.stage.Clock.Now()}, "https://a.example")}
 		}},
 		{name: "on another's resource", with: func(d *depot) []capabilities.Block {
 			return []capabilities.Block{d.location(node, d.Storefront.DID().String(), capabilities.Terms{}, "https://a.example")}
@@ -235,7 +206,7 @@ func TestHints(t *testing.T) {
 				attach = tt.with(d)
 			}
 			d.offer(attach...)
-			d.run(time.Second)
+			d.stage.Run(time.Second)
 			if diff := cmp.Diff(tt.want, d.tried); diff != "" {
 				t.Errorf("tried (-want +got): %s", diff)
 			}
@@ -252,7 +223,7 @@ func TestFetchFails(t *testing.T) {
 		d := newDepot(t, nil)
 		d.away, d.claimed = true, []string{"https://a.example"}
 		d.offer()
-		d.run(time.Hour)
+		d.stage.Run(time.Hour)
 		if state, reason := d.stands(); state != "submitted" || !strings.HasPrefix(reason, "content-unavailable: a.example") {
 			t.Errorf("the piece is %s: %s", state, reason)
 		}
@@ -260,7 +231,7 @@ func TestFetchFails(t *testing.T) {
 			t.Errorf("tried %d times in an hour", n)
 		}
 		d.stored = stored
-		d.run(8 * 24 * time.Hour)
+		d.stage.Run(8 * 24 * time.Hour)
 		want := map[bool]string{true: "offered", false: "expired"}[stored]
 		if state, reason := d.stands(); state != want {
 			t.Errorf("the piece is %s: %s; want %s", state, reason, want)

@@ -62,18 +62,18 @@ func TestImport(t *testing.T) {
 	waits("too slow", 1) // not before the pause is over
 
 	e.err = fmt.Errorf("nobody has it: %w", storefront.ErrNoContent)
-	s.now = s.now.Add(time.Hour)
+	s.stage.Clock.Advance(time.Hour)
 	waits("nowhere else", 2)
 
 	e.err, e.length = nil, 1<<30
-	s.now = s.now.Add(time.Hour)
+	s.stage.Clock.Advance(time.Hour)
 	waits("make a piece of", 3)
 	if e.here {
 		t.Fatal("content of another length was taken")
 	}
 
 	e.length = int64(len(s.Bytes))
-	s.now = s.now.Add(time.Hour)
+	s.stage.Clock.Advance(time.Hour)
 	s.settle()
 	if st := s.standing(); st.State != string(storefront.Offered) || e.asked != 4 {
 		t.Fatalf("it is %s after %d imports, because: %s", st.State, e.asked, st.Reason)
@@ -90,14 +90,14 @@ func TestImportExpires(t *testing.T) {
 	}
 	for range 24 * 8 {
 		s.settle()
-		s.now = s.now.Add(time.Hour)
+		s.stage.Clock.Advance(time.Hour)
 	}
 	s.settle()
 	asked := e.asked
 	if st := s.standing(); st.State != string(storefront.Expired) {
 		t.Fatalf("it is %s, because: %s", st.State, st.Reason)
 	}
-	s.now = s.now.Add(24 * time.Hour)
+	s.stage.Clock.Advance(24 * time.Hour)
 	s.settle()
 	if e.asked != asked || asked < 10 {
 		t.Errorf("it was looked for %d times, then %d", asked, e.asked)

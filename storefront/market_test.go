@@ -20,7 +20,7 @@ import (
 	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/storefront"
 )
@@ -28,12 +28,10 @@ import (
 // market is a storefront with many agents and contents. Its aggregator takes everything; what providers answer is for the test to say.
 type market struct {
 	*storefront.Service
-	t         *testing.T
-	engine    *memory.Engine
-	now       time.Time
-	consumers map[string]*store.Consumer
-	self      capabilities.Signer
-	contents  map[cid.Cid]item
+	t        *testing.T
+	stage    storetest.Stage
+	self     capabilities.Signer
+	contents map[cid.Cid]item
 	// groups are the groups that pieces were offered in to the aggregator.
 	groups map[piece.Link][]string
 	made   int
@@ -51,16 +49,11 @@ type item struct {
 // newMarket returns a market whose engine fails as choose says, nil for never. change may change what the storefront is made of.
 func newMarket(t *testing.T, choose storetest.Chooser, change func(m *market, d *storefront.Deps)) *market {
 	t.Helper()
-	m := &market{t: t, now: time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC), consumers: map[string]*store.Consumer{}, self: chaintest.Key("storefront"),
-		contents: map[cid.Cid]item{}, groups: map[piece.Link][]string{}}
-	m.engine = memory.New(memory.Options{Now: m.clock, IndexLag: -1, IndexLagCommits: -1})
-	var driver store.Driver = m.engine
-	if choose != nil {
-		driver = storetest.NewFaulty(m.engine, choose)
-	}
+	m := &market{t: t, stage: newStage(t, choose), self: chaintest.Key("storefront"), contents: map[cid.Cid]item{}, groups: map[piece.Link][]string{}}
+	m.stage.Handlers = func() map[string]store.Handler { return m.Handlers() }
 	honest := m.provider("compute")
 	deps := storefront.Deps{
-		Signer: m.self, Store: driver, Keys: chaintest.Keys{}, Custody: m, Now: m.clock, Log: slog.New(slog.DiscardHandler),
+		Signer: m.self, Store: m.stage.Driver, Keys: chaintest.Keys{}, Custody: m, Now: m.clock, Log: slog.New(slog.DiscardHandler),
 		Aggregator: m.peer(chaintest.Key("aggregator"), piececap.OfferAbility, m.aggregate),
 		Compute:    []storefront.Provider{{Peer: honest.peer()}},
 	}
@@ -71,22 +64,23 @@ func newMarket(t *testing.T, choose storetest.Chooser, change func(m *market, d 
 	if m.Service, err = storefront.New(deps); err != nil {
 		t.Fatal(err)
 	}
-	for queue, handle := range m.Handlers() {
-		if m.consumers[queue], err = store.NewConsumer(store.ConsumerOptions{
-			Driver: driver, Queue: queue, Handle: handle, Now: m.clock, Rand: func() float64 { return 0 },
-			Observe: func(o store.Outcome) {
-				if o.Err != nil && !errors.Is(o.Err, storetest.ErrInjected) && !errors.Is(o.Err, store.ErrConflict) {
-					t.Errorf("message of %s: %v", queue, o.Err)
-				}
-			},
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return m
 }
 
-func (m *market) clock() time.Time { return m.now }
+// newStage returns a stage with indexes that are up to date. Only injected faults, and conflicts that follow from them, may make a message fail.
+func newStage(t *testing.T, choose storetest.Chooser) storetest.Stage {
+	t.Helper()
+	clock := storetest.NewClock()
+	s := storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now, IndexLag: -1, IndexLagCommits: -1}), choose)
+	s.Observe = func(o store.Outcome) {
+		if o.Err != nil && !errors.Is(o.Err, storetest.ErrInjected) && !errors.Is(o.Err, store.ErrConflict) {
+			t.Errorf("message of %s: %v", o.Delivery.Queue, o.Err)
+		}
+	}
+	return s
+}
+
+func (m *market) clock() time.Time { return m.stage.Clock.Now() }
 
 func (m *market) peer(of capabilities.Signer, can string, n neighbour) capabilities.Peer {
 	return capabilities.Peer{DID: of.DID(), Conn: n, Proofs: chaintest.Standing(of, m.self.DID(), can).Proofs}
@@ -168,20 +162,7 @@ func (c *computing) execute(task capabilities.Task) (*capabilities.Message, erro
 // run handles messages for some time, each when it is due.
 func (m *market) run(d time.Duration) {
 	m.t.Helper()
-	end := m.now.Add(d)
-	for {
-		for queues := m.engine.Receivable(); len(queues) > 0; queues = m.engine.Receivable() {
-			if _, err := m.consumers[queues[0]].Step(m.t.Context()); err != nil && !errors.Is(err, storetest.ErrInjected) && !errors.Is(err, store.ErrConflict) {
-				m.t.Fatal(err)
-			}
-		}
-		next, ok := m.engine.NextEvent()
-		if !ok || next.After(end) {
-			m.now = end
-			return
-		}
-		m.now = next
-	}
+	m.stage.Run(d)
 }
 
 // offering is the invocation of an offer on an agent's own DID, or on a space that the agent has from its owner.
@@ -243,20 +224,12 @@ func (m *market) state(i item) capabilities.PieceStatus {
 }
 
 // rows counts rows by the beginning of their partition.
-func (m *market) rows(prefix string) (n int) {
+func (m *market) rows(prefix string) int {
 	m.t.Helper()
-	for cursor := ""; ; {
-		page, err := m.engine.Walk(m.t.Context(), cursor, 0)
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		for _, r := range page.Rows {
-			if strings.HasPrefix(r.Partition, prefix) {
-				n++
-			}
-		}
-		if cursor = page.Next; cursor == "" {
-			return n
-		}
-	}
+	return len(m.stage.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, prefix) }))
+}
+
+// TestOnDouble: once more, without what takes long, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) {
+	enginetest.Again(t, enginetest.Double, ".", "^Test(ChecksAreDrawn|OfferedByManyMore|WorkSpreads)$")
 }

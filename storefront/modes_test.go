@@ -62,7 +62,7 @@ func newCouncil(t *testing.T, choose storetest.Chooser, check int) *council {
 // distrusted returns who is, by name.
 func (c *council) distrusted() (names []string) {
 	c.t.Helper()
-	list, _, err := standing.List(c.t.Context(), c.engine, c.now, "", 0)
+	list, _, err := standing.List(c.t.Context(), c.stage.Engine, c.clock(), "", 0)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestLiar(t *testing.T) {
 		t.Errorf("the second time was no longer than the first: b was asked %d times", len(liar.asked))
 	}
 	liar.answer = nil
-	if err := standing.Pardon(t.Context(), c.engine, c.now, storefront.ProviderSubject(liar.signer.DID().String())); err != nil {
+	if err := standing.Pardon(t.Context(), c.stage.Engine, c.clock(), storefront.ProviderSubject(liar.signer.DID().String())); err != nil {
 		t.Fatal(err)
 	}
 	offers(20)
@@ -258,7 +258,7 @@ func TestQuorumFaults(t *testing.T) {
 		if s := c.state(i); s.State != "offered" || !slices.Equal(c.by(i), []string{"arbiter"}) {
 			t.Errorf("%+v", s)
 		}
-		list, _, err := standing.List(t.Context(), c.engine, c.now, "", 0)
+		list, _, err := standing.List(t.Context(), c.stage.Engine, c.clock(), "", 0)
 		// The third is asked too if the fault comes after the first of the two was found out.
 		if err != nil || len(list) < 2 || slices.ContainsFunc(list, func(s standing.Standing) bool { return s.Wrong != 1 }) {
 			t.Errorf("%+v, %v", list, err)
@@ -403,7 +403,7 @@ func TestPossession(t *testing.T) {
 			if kept := k.rows("verdict/") == 1; kept == tt.vouched {
 				t.Errorf("a verdict is kept: %t", kept)
 			}
-			list, _, err := standing.List(t.Context(), k.engine, k.now, "", 0)
+			list, _, err := standing.List(t.Context(), k.stage.Engine, k.clock(), "", 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -447,7 +447,7 @@ func TestPossessionFaults(t *testing.T) {
 				if s := k.state(i); s.State != "offered" || (s.Tasks[pdp.InfoAbility] != "") != (answer == nil) {
 					t.Errorf("%+v", s)
 				}
-				list, _, err := standing.List(context.Background(), k.engine, k.now, "", 0)
+				list, _, err := standing.List(context.Background(), k.stage.Engine, k.clock(), "", 0)
 				if err != nil || (len(list) == 1) != (answer != nil) || len(list) == 1 && list[0].Wrong != 1 {
 					t.Errorf("%+v, %v", list, err)
 				}

@@ -289,7 +289,7 @@ func TestParallel(t *testing.T) {
 		items = append(items, i)
 	}
 	for range items {
-		if _, err := m.consumers["submit"].Step(t.Context()); err != nil {
+		if _, err := m.stage.Consumer("submit").Step(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -297,7 +297,7 @@ func TestParallel(t *testing.T) {
 	returned := make(chan error, len(items))
 	for range items {
 		go func() {
-			_, err := m.consumers[storefront.ValidateQueue].Step(t.Context())
+			_, err := m.stage.Consumer(storefront.ValidateQueue).Step(t.Context())
 			returned <- err
 		}()
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/storefront"
 )
@@ -41,10 +40,8 @@ func (neighbour) Receipt(context.Context, cid.Cid) (*capabilities.Message, error
 type shop struct {
 	*storefront.Service
 	*chaintest.Chain
-	t         *testing.T
-	engine    *memory.Engine
-	now       time.Time
-	consumers map[string]*store.Consumer
+	t     *testing.T
+	stage storetest.Stage
 
 	// computed is what the provider answers; nil: that it cannot find the content.
 	computed func() capabilities.Struct
@@ -55,42 +52,26 @@ type shop struct {
 // newShop returns a shop whose storefront meets the faults that are chosen, none if choose is nil.
 func newShop(t *testing.T, policy storefront.Policy, choose storetest.Chooser) *shop {
 	t.Helper()
-	s := &shop{t: t, Chain: chaintest.New(), now: time.Unix(1_785_578_400, 0), consumers: map[string]*store.Consumer{}}
+	s := &shop{t: t, Chain: chaintest.New(), stage: newStage(t, choose)}
+	s.stage.Handlers = func() map[string]store.Handler { return s.Handlers() }
 	s.computed = func() capabilities.Struct { return &computecap.PieceCIDOK{Piece: s.Piece} }
 	s.accept = s.Links[piececap.AcceptAbility].Task
-	s.engine = memory.New(memory.Options{Now: s.clock, IndexLag: -1, IndexLagCommits: -1})
-	var driver store.Driver = s.engine
-	if choose != nil {
-		driver = storetest.NewFaulty(s.engine, choose)
-	}
 	peer := func(of capabilities.Signer, can string, n neighbour) capabilities.Peer {
 		return capabilities.Peer{DID: of.DID(), Conn: n, Proofs: chaintest.Standing(of, s.Storefront.DID(), can).Proofs}
 	}
 	var err error
 	s.Service, err = storefront.New(storefront.Deps{
-		Signer: s.Storefront, Store: driver, Keys: s.Keys(), Custody: s, Policy: policy, Now: s.clock, Log: slog.New(slog.DiscardHandler),
+		Signer: s.Storefront, Store: s.stage.Driver, Keys: s.Keys(), Custody: s, Policy: policy, Now: s.clock, Log: slog.New(slog.DiscardHandler),
 		Aggregator: peer(s.Aggregator, piececap.OfferAbility, s.aggregate),
 		Compute:    []storefront.Provider{{Peer: peer(s.Compute, computecap.PieceCIDAbility, s.compute)}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for queue, handle := range s.Handlers() {
-		if s.consumers[queue], err = store.NewConsumer(store.ConsumerOptions{
-			Driver: driver, Queue: queue, Handle: handle, Now: s.clock, Rand: func() float64 { return 0 },
-			Observe: func(o store.Outcome) {
-				if o.Err != nil && !errors.Is(o.Err, storetest.ErrInjected) {
-					t.Errorf("message of %s: %v", queue, o.Err)
-				}
-			},
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return s
 }
 
-func (s *shop) clock() time.Time { return s.now }
+func (s *shop) clock() time.Time { return s.stage.Clock.Now() }
 
 // Stat implements [storefront.Custody]: the content is there.
 func (s *shop) Stat(_ context.Context, c cid.Cid) (storefront.Content, error) {
@@ -131,11 +112,7 @@ func conclusion(t *testing.T, by capabilities.Signer, task capabilities.Task, f 
 // settle handles messages until none is due.
 func (s *shop) settle() {
 	s.t.Helper()
-	for queues := s.engine.Receivable(); len(queues) > 0; queues = s.engine.Receivable() {
-		if _, err := s.consumers[queues[0]].Step(s.t.Context()); err != nil {
-			s.t.Fatal(err)
-		}
-	}
+	s.stage.Settle()
 }
 
 // offer has the agent offer the content as the piece.
@@ -267,11 +244,11 @@ func TestProviderWithoutTheContent(t *testing.T) {
 		if got := s.standing(); got.State != "submitted" || !strings.HasPrefix(got.Reason, "content-unavailable") || got.Next.IsZero() {
 			t.Fatalf("while it is not found: %+v", got)
 		}
-		s.now = s.now.Add(time.Hour)
+		s.stage.Clock.Advance(time.Hour)
 		s.settle()
 	}
 	s.computed = found
-	s.now = s.now.Add(time.Hour)
+	s.stage.Clock.Advance(time.Hour)
 	s.settle()
 	if got := s.standing(); got.State != "offered" {
 		t.Errorf("once it is found: %+v", got)
@@ -285,9 +262,9 @@ func TestPolicy(t *testing.T) {
 	if err := s.offer(); !errors.As(err, &f) || f.Name != capabilities.Unauthorized {
 		t.Errorf("got %v", err)
 	}
-	page, err := s.engine.Walk(t.Context(), "", 0)
-	if err != nil || len(page.Rows) != 0 || len(s.engine.Waiting()) != 0 {
-		t.Errorf("%d rows, %v are left behind, %v", len(page.Rows), s.engine.Waiting(), err)
+	page, err := s.stage.Engine.Walk(t.Context(), "", 0)
+	if err != nil || len(page.Rows) != 0 || len(s.stage.Engine.Waiting()) != 0 {
+		t.Errorf("%d rows, %v are left behind, %v", len(page.Rows), s.stage.Engine.Waiting(), err)
 	}
 }
 
@@ -311,7 +288,7 @@ func TestContentOf(t *testing.T) {
 		t.Errorf("before it is validated: %v", got)
 	}
 	s.computed = found
-	s.now = s.now.Add(time.Hour)
+	s.stage.Clock.Advance(time.Hour)
 	s.settle()
 	if got := contents(); !slices.Equal(got, []cid.Cid{s.Content}) {
 		t.Errorf("once it is validated: %v", got)

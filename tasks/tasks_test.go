@@ -18,7 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
-	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/wire"
 )
 
@@ -46,7 +46,7 @@ var (
 
 type fixture struct {
 	t      *testing.T
-	engine *memory.Engine
+	engine enginetest.Engine
 	ledger *Ledger
 	logs   bytes.Buffer
 	now    time.Time
@@ -54,7 +54,7 @@ type fixture struct {
 
 func newFixture(t *testing.T) *fixture {
 	f := &fixture{t: t, now: epoch}
-	f.engine = memory.New(memory.Options{Now: func() time.Time { return f.now }})
+	f.engine = enginetest.New(t, enginetest.Options{Now: func() time.Time { return f.now }})
 	f.ledger = New(f.engine, didKeys{}, func() time.Time { return f.now }, slog.New(slog.NewTextHandler(&f.logs, nil)))
 	return f
 }
@@ -84,19 +84,28 @@ func acceptReceipt(t *testing.T, by capabilities.Signer, task capabilities.Task,
 	return r
 }
 
+// arrivals are the messages of a queue that can be received now, each once: an engine may deliver one again.
 func (f *fixture) arrivals(queue string) (list []Arrival) {
-	ds, err := f.engine.Receive(ctx, queue, 100, time.Minute)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	for _, d := range ds {
-		a, err := store.NewQueue[Arrival](queue).Decode(d.Body)
+	seen := map[string]bool{}
+	for {
+		ds, err := f.engine.Receive(ctx, queue, 100, time.Minute)
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		list = append(list, a)
+		if len(ds) == 0 {
+			return list
+		}
+		for _, d := range ds {
+			a, err := store.NewQueue[Arrival](queue).Decode(d.Body)
+			if err != nil {
+				f.t.Fatal(err)
+			}
+			if !seen[d.ID] {
+				list = append(list, a)
+			}
+			seen[d.ID] = true
+		}
 	}
-	return list
 }
 
 func TestAcceptOnce(t *testing.T) {
@@ -534,4 +543,9 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("try %d waits %d, want %d", n, got, want)
 		}
 	}
+}
+
+// TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
+func TestOnDouble(t *testing.T) {
+	enginetest.Again(t, enginetest.Double, ".", "")
 }

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,8 +18,11 @@ type Stage struct {
 	// Driver is Engine, or that with faults: deliveries come from it. Faults that were injected are no failure of the test.
 	Driver   store.Driver
 	Handlers func() map[string]store.Handler // by queue
+	// Observe, if set, is told of every message that was handled.
+	Observe func(store.Outcome)
 	// Handled are all deliveries so far, for Replay.
 	Handled []store.Delivery
+	handled *sync.Mutex
 }
 
 // Simulated is an engine that says what will happen next.
@@ -34,7 +38,7 @@ type Simulated interface {
 
 // NewStage returns a stage on an engine, whose calls may meet faults that choose chooses (nil: none). Handlers is yet to be set.
 func NewStage(t *testing.T, clock *FakeClock, engine Simulated, choose Chooser) Stage {
-	s := Stage{T: t, Clock: clock, Engine: engine, Driver: engine}
+	s := Stage{T: t, Clock: clock, Engine: engine, Driver: engine, handled: new(sync.Mutex)}
 	if choose != nil {
 		s.Driver = NewFaulty(engine, choose)
 	}
@@ -46,8 +50,7 @@ func (s *Stage) Run(d time.Duration) {
 	s.Helper()
 	end := s.Clock.Now().Add(d)
 	for {
-		for s.Step() {
-		}
+		s.Settle()
 		next, ok := s.Engine.NextEvent()
 		if !ok || next.After(end) {
 			s.Clock.Advance(end.Sub(s.Clock.Now()))
@@ -57,26 +60,40 @@ func (s *Stage) Run(d time.Duration) {
 	}
 }
 
+// Settle handles messages until none is due.
+func (s *Stage) Settle() {
+	s.Helper()
+	for s.Step() {
+	}
+}
+
+// Consumer returns who handles the messages of a queue.
+func (s *Stage) Consumer(queue string) *store.Consumer {
+	s.Helper()
+	handler := s.Handlers()[queue]
+	if handler == nil {
+		s.Fatalf("nobody handles queue %s", queue)
+	}
+	c, err := store.NewConsumer(store.ConsumerOptions{
+		Driver: s.Driver, Queue: queue, Now: s.Clock.Now, Rand: func() float64 { return 1 }, Observe: s.Observe,
+		Handle: func(ctx context.Context, d store.Delivery) error {
+			s.handled.Lock()
+			s.Handled = append(s.Handled, d)
+			s.handled.Unlock()
+			return handler(ctx, d)
+		},
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return c
+}
+
 // Step handles one message of each queue and reports whether there was any.
 func (s *Stage) Step() (worked bool) {
 	s.Helper()
-	handlers := s.Handlers()
 	for _, queue := range s.Engine.Receivable() {
-		handler := handlers[queue]
-		if handler == nil {
-			s.Fatalf("nobody handles queue %s", queue)
-		}
-		c, err := store.NewConsumer(store.ConsumerOptions{
-			Driver: s.Driver, Queue: queue, Now: s.Clock.Now, Rand: func() float64 { return 1 },
-			Handle: func(ctx context.Context, d store.Delivery) error {
-				s.Handled = append(s.Handled, d)
-				return handler(ctx, d)
-			},
-		})
-		if err != nil {
-			s.Fatal(err)
-		}
-		did, err := c.Step(s.Context())
+		did, err := s.Consumer(queue).Step(s.Context())
 		if err != nil && !errors.Is(err, ErrInjected) {
 			s.Fatal(err)
 		}

@@ -176,18 +176,35 @@ func (e *Engine) Waiting() map[string]int { return e.double.waiting() }
 // How the engine names what the double has to know of its items; package aws says what they are.
 const (
 	attrList      = "l"
+	attrShard     = "q"
 	attrLook      = "t"
+	outboxIndex   = "outbox"
 	messagePrefix = "m:"
 )
 
-// nextLook is the earliest time at which the relay has something to do for an item, whatever indexes show.
+// nextLook is the earliest time at which the relay has something to do for an item and the index shows it.
 func (d *Double) nextLook() (at time.Time, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, t := range d.tables {
-		for _, it := range t.holding {
-			if look := time.UnixMilli(it.number(attrLook)).UTC(); !ok || look.Before(at) {
-				at, ok = look, true
+		d.settle(t)
+		for key, it := range t.holding {
+			need := time.UnixMilli(it.number(attrLook)).UTC()
+			found, seen := time.Time{}, false
+			if shown, there := t.indexes[outboxIndex].by[it[attrShard].String()][key]; there {
+				found, seen = time.UnixMilli(shown.number(attrLook)).UTC(), true
+			}
+			for _, w := range t.lagging {
+				if late := w.at.Add(d.options.IndexLag); w.key == key && w.after[attrLook].there() && (!seen || late.Before(found)) {
+					found, seen = late, true
+					break
+				}
+			}
+			if found.Before(need) {
+				found = need
+			}
+			if !ok || found.Before(at) {
+				at, ok = found, true
 			}
 		}
 	}
