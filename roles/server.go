@@ -48,14 +48,16 @@ type Server struct {
 	Changes *Changes
 	// Patience is how long an invocation may wait for work that was accepted before the answer is "not yet"; 20 s over HTTP, 0 in simulations.
 	Patience time.Duration
-	After    func(time.Duration) <-chan time.Time
-	Observe  func(Execution)
-	Log      *slog.Logger
+	// Ending, if set, is closed when the process is about to end: then nobody waits any more.
+	Ending  <-chan struct{}
+	After   func(time.Duration) <-chan time.Time
+	Observe func(Execution)
+	Log     *slog.Logger
 
 	methods map[string]capabilities.Method
 }
 
-// NewServer returns a server; all fields but Extra, WithEffects and Observe are required.
+// NewServer returns a server; all fields but Extra, WithEffects, Ending and Observe are required.
 func NewServer(s Server) *Server {
 	s.methods = s.Service.Methods()
 	return &s
@@ -224,7 +226,8 @@ func (s *Server) wait(task cid.Cid, patience time.Duration) *waiting {
 	return &waiting{s: s, changed: changed, end: end, patience: patience, pause: firstLook}
 }
 
-// again waits until it is worth looking again: something changed here, or it may have elsewhere. It returns false when patience is over.
+// again waits until it is worth looking again: something changed here, or it may have elsewhere. It returns false when patience is over, or the
+// process is about to end.
 func (w *waiting) again(ctx context.Context) bool {
 	if w.over == nil {
 		w.over = w.s.After(w.patience)
@@ -242,6 +245,7 @@ func (w *waiting) again(ctx context.Context) bool {
 			return true
 		}
 	case <-w.over:
+	case <-w.s.Ending:
 	case <-ctx.Done():
 	}
 	return false

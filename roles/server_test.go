@@ -93,6 +93,7 @@ func TestWaiting(t *testing.T) {
 		{"time passes", 3, false, true, []called{{true}, {true}, {true}}},
 		{"too late", 0, true, false, []called{{true}, {true}, {false}}},
 		{"just in time", 3, true, false, []called{{true}, {true}, {false}}},
+		{"the process ends", 0, false, false, []called{{true}, {true}, {false}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -103,10 +104,10 @@ func TestWaiting(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			over := make(chan time.Time, 1)
+			over, ending := make(chan time.Time, 1), make(chan struct{})
 			var calls []called
 			s := NewServer(Server{
-				Name: "test", Signer: w.service, Authority: w.Authority, Changes: changes, Patience: patience, Log: slog.New(slog.DiscardHandler),
+				Name: "test", Signer: w.service, Authority: w.Authority, Changes: changes, Patience: patience, Log: slog.New(slog.DiscardHandler), Ending: ending,
 				After: func(d time.Duration) <-chan time.Time {
 					if d == patience {
 						return over
@@ -126,6 +127,8 @@ func TestWaiting(t *testing.T) {
 					commit("task/another")
 					if len(calls) == 2 && tt.over {
 						over <- time.Time{}
+					} else if len(calls) == 2 && tt.ends == 0 {
+						close(ending)
 					} else if !tt.pauses {
 						commit("job/" + inv.Link().String())
 					}

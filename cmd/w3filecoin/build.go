@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -41,6 +42,9 @@ type node struct {
 	// following follows the events of buckets until its context ends; nil: nothing does.
 	following func(context.Context) error
 	closers   []func() error
+	// draining: the process was asked to end. ending is closed when it does, and takes no more requests.
+	draining atomic.Bool
+	ending   chan struct{}
 }
 
 // role is one role of a node: its server, its workers and where it listens.
@@ -72,7 +76,7 @@ func build(cfg Config, log *slog.Logger) (n *node, err error) {
 		}
 	}
 	n = &node{cfg: cfg, log: log, signers: map[string]capabilities.Signer{}, roles: map[string]*role{},
-		decoding: semaphore.NewWeighted(roles.DecodingBudget), metrics: roles.NewMetrics()}
+		decoding: semaphore.NewWeighted(roles.DecodingBudget), metrics: roles.NewMetrics(), ending: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -191,7 +195,7 @@ func (n *node) buildRole(r *role) error {
 	log := n.log.With("role", r.name) // for what does not say itself which role it is
 	methods := service.Methods()
 	r.server = roles.NewServer(roles.Server{
-		Name: r.name, Signer: signer, Service: service, Changes: changes, Patience: 20 * time.Second, After: time.After, Log: n.log,
+		Name: r.name, Signer: signer, Service: service, Changes: changes, Patience: 20 * time.Second, Ending: n.ending, After: time.After, Log: n.log,
 		Authority: &roles.Authority{Self: signer.DID(), Attestors: n.attestors, Keys: n.keys, Now: time.Now, Revoked: revocations.Revoked,
 			Disagreed: func(_ context.Context, u *capabilities.UCAN, why error) {
 				log.Error("two judges disagree about a chain of proofs; it is refused", "task", u.Link(), "err", why)
@@ -211,7 +215,7 @@ func (n *node) buildRole(r *role) error {
 	version := buildVersion()
 	h := &roles.HTTP{
 		Server: r.server, MaxBody: roles.MaxBody(r.name), Decoding: n.decoding, Revocations: revocations, Routes: routes,
-		Ready: newReadiness(waker, time.Now, log).check,
+		Ready: n.unlessDraining(newReadiness(waker, time.Now, log).check),
 		Version: roles.Version{Name: r.name, Version: version.Version, Commit: version.Commit,
 			DID: signer.DID().String(), PublicKey: signer.KeyDID().String()},
 	}

@@ -56,6 +56,8 @@ type Config struct {
 	Attestors []string `toml:"attestors"`
 	// Admin is the address of the admin interface, on loopback: "127.0.0.1:8010". It is off if empty.
 	Admin string `toml:"admin"`
+	// Drain is how long the process, asked to end, answers requests while it says that it is not ready.
+	Drain Duration `toml:"drain"`
 
 	Storefront  StorefrontConfig  `toml:"storefront"`
 	Aggregator  AggregatorConfig  `toml:"aggregator"`

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -89,4 +92,43 @@ func sometime(t *testing.T, r *rand.Rand, limit time.Duration) {
 	case <-t.Context().Done():
 	case <-time.After(time.Duration(r.Int64N(int64(limit)))):
 	}
+}
+
+// TestDrain asks a process with a long drain to end. It says that it is not ready, and still answers: what it acknowledges then is worked on by whoever comes
+// after it.
+func TestDrain(t *testing.T) {
+	aside(t)
+	r := rand.New(rand.NewPCG(seed(t), 0))
+	n := newTogether(t)
+	n.stop()
+	text, err := os.ReadFile(n.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeConfig(t, n.config, "drain = \"1h\"\n"+string(text))
+	n.start()
+	n.ready()
+	n.ask()
+	eventually(t, "it is not ready any more", func(ctx context.Context) error {
+		if err := answers(ctx, n.front.url+"/readyz"); err == nil || !strings.Contains(err.Error(), "503") {
+			return fmt.Errorf("/readyz: %v", err)
+		}
+		return nil
+	})
+	c := newContent(t, r, 0)
+	if _, err := n.invoke(t.Context(), n.front, c); err != nil {
+		t.Fatalf("an offer was not taken: %v", err)
+	}
+	n.kill()
+
+	writeConfig(t, n.config, string(text))
+	n.start()
+	n.ready()
+	if _, err := n.promised(t.Context(), n.front, c); err != nil { // the content itself, which the first offer did not wait for
+		t.Fatal(err)
+	}
+	n.settle(t, r, patience)
+	n.concluded(t, n.chainFile())
+	n.stop()
+	n.log.clean(t)
 }

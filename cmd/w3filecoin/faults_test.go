@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
 )
 
@@ -334,7 +335,7 @@ func (f *faults) learn(process, op string, request, answer []byte) {
 			held[m.ReceiptHandle] = true
 		}
 	case "ChangeMessageVisibility":
-		if in.VisibilityTimeout == 0 {
+		if in.VisibilityTimeout != int(store.DefaultLease/time.Second) { // what a handler that goes on with it asks for
 			delete(held, in.ReceiptHandle)
 		}
 	case "DeleteMessageBatch":
@@ -349,6 +350,13 @@ func (f *faults) learn(process, op string, request, answer []byte) {
 			f.acknowledged(len(out.Successful))
 		}
 	}
+}
+
+// holds is how many messages a process has received and neither acknowledged nor given back.
+func (f *faults) holds(process string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.held[process])
 }
 
 // forget forgets what a process holds: it starts again.

@@ -215,8 +215,15 @@ func (d *daemon) kill() {
 	<-d.ended
 }
 
-// stop asks it to end, as a service manager does, and waits until it has.
+// stop asks it to end, and waits until it has.
 func (d *daemon) stop() {
+	d.t.Helper()
+	d.ask()
+	d.await()
+}
+
+// ask asks it to end, as a service manager does.
+func (d *daemon) ask() {
 	d.t.Helper()
 	if !d.running() {
 		d.t.Fatalf("%s ended by itself: %v", d.name, d.err)
@@ -224,6 +231,11 @@ func (d *daemon) stop() {
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		d.t.Fatal(err)
 	}
+}
+
+// await waits until it has ended as it was asked to.
+func (d *daemon) await() {
+	d.t.Helper()
 	select {
 	case <-d.ended:
 	case <-time.After(patience):

@@ -57,3 +57,13 @@ func (r *readiness) check() error {
 	}
 	return r.err
 }
+
+// unlessDraining is a check that says no as soon as the process was asked to end: load balancers send their requests to others.
+func (n *node) unlessDraining(check func() error) func() error {
+	return func() error {
+		if n.draining.Load() {
+			return errors.New("it was asked to end")
+		}
+		return check()
+	}
+}

@@ -38,8 +38,8 @@ type replicated struct {
 // replicasOf are the names of a role's processes.
 func replicasOf(role string) []string { return []string{role + "-1", role + "-2"} }
 
-// newReplicated starts one.
-func newReplicated(t *testing.T, r *rand.Rand) *replicated {
+// newReplicated starts one, with settings of every process beside the usual ones.
+func newReplicated(t *testing.T, r *rand.Rand, setting string) *replicated {
 	t.Helper()
 	where := services(t)
 	if where == nil {
@@ -88,7 +88,7 @@ func newReplicated(t *testing.T, r *rand.Rand) *replicated {
 		aggregatorRole: sizes + "budget = \"1s\"\npull = \"5s\"\n" +
 			neighbour("aggregator.dealer", dealerRole, proofFile(dealerRole, aggregatorRole, "aggregate/offer")) +
 			registered("aggregator.storefronts", storefrontRole),
-		dealerRole: sizes + "poll = \"100ms\"\noffers = \"offers\"\n" +
+		dealerRole: sizes + "poll = \"100ms\"\n" +
 			neighbour("dealer.dealtracker", dealtrackerRole, "") + registered("dealer.aggregators", aggregatorRole),
 		dealtrackerRole: fmt.Sprintf("rpc = %q\nnetwork = \"devnet\"\nclients = [\"f01001\"]\npoll = \"100ms\"\n", n.url[devnetName]) + devnet,
 	}
@@ -105,21 +105,27 @@ func newReplicated(t *testing.T, r *rand.Rand) *replicated {
 	settings[computeRole] = fmt.Sprintf("allow_hosts = [%s]\n", strings.Join(hosts, ", ")) + registered("compute.storefronts", storefrontRole)
 	for _, role := range allRoles {
 		for _, name := range replicasOf(role) {
-			n.configure(name, fmt.Sprintf("data = %q\nstore = %q\nroles = [%q]\n[%s]\nkey = %q\nlisten = %q\nurl = %q\n",
-				name, store[name], role, role, role+".pem", listen[name], shared[role])+settings[role])
+			n.configure(name, fmt.Sprintf("%s\ndata = %q\nstore = %q\nroles = [%q]\n[%s]\nkey = %q\nlisten = %q\nurl = %q\n",
+				setting, name, store[name], role, role, role+".pem", listen[name], shared[role])+settings[role])
 		}
 	}
 	n.configure(devnetName, "data = \"devnet\"\nroles = [\"devnet\"]\n"+devnet+
 		fmt.Sprintf("offers = %q\npieces = [\"%s/piece/{piece}\"]\n", shared[dealerRole], shared[storefrontRole]))
-	for _, d := range n.roles {
-		d.start()
+	for name, d := range n.roles {
+		if name != devnetName {
+			d.start()
+		}
 	}
-	for _, d := range n.roles {
-		d.ready()
+	for role, b := range n.balancers {
+		eventually(t, "the balancer has both replicas of the "+role, func(context.Context) error {
+			if n := len(b.choose()); n < 2 {
+				return fmt.Errorf("it has %d", n)
+			}
+			return nil
+		})
 	}
-	for _, role := range allRoles {
-		eventually(t, "the balancer of the "+role+" has replicas", func(ctx context.Context) error { return answers(ctx, shared[role]+"/readyz") })
-	}
+	n.roles[devnetName].start()
+	n.roles[devnetName].ready()
 
 	keys := roles.NewKeys(roles.KeysConfig{Now: time.Now})
 	n.steady = &steady{base: &http.Transport{MaxIdleConnsPerHost: 64}}
@@ -341,7 +347,7 @@ func TestReplicas(t *testing.T) {
 	pieces := int(number(t, "W3FILECOIN_PIECES", 30))
 	seed := seed(t)
 	r := rand.New(rand.NewPCG(seed, 0))
-	n := newReplicated(t, r)
+	n := newReplicated(t, r, "")
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute+time.Duration(pieces)*time.Second)
 	defer cancel()
@@ -351,7 +357,7 @@ func TestReplicas(t *testing.T) {
 	go func() { results <- n.watch(ctx, rand.New(rand.NewPCG(seed, 2)), pieces) }()
 
 	// A process dies after so many messages were worked on: the more is done, the sooner.
-	interval := min(150, 12*pieces/10)
+	interval := min(100, 12*pieces/10)
 	for running := 2; running > 0; {
 		select {
 		case err := <-results:
@@ -372,15 +378,18 @@ func TestReplicas(t *testing.T) {
 		d.ready()
 	}
 	n.concluded(t, n.file("devnet/devnet.json"))
-	n.undead()
 	took := time.Since(began)
+	n.undead()
 	for name := range n.roles {
 		if name != devnetName {
 			n.count(name)
 		}
 	}
 	for _, d := range n.roles {
-		d.stop()
+		d.ask()
+	}
+	for _, d := range n.roles {
+		d.await()
 		d.log.clean(t)
 	}
 	n.faults.report(pieces)
@@ -398,4 +407,92 @@ func (n *replicated) report(pieces int) {
 	}
 	slices.Sort(list)
 	n.t.Logf("w3filecoin_store_requests_total, a piece: %s", strings.Join(list, ", "))
+}
+
+// TestRollingRestart asks every replica to end and starts it again, the first of each role and then the second, while pieces are offered. No request that
+// a load balancer has taken fails, no message waits for the end of a lease, and everything that was offered gets its deal.
+func TestRollingRestart(t *testing.T) {
+	aside(t)
+	seed := seed(t)
+	n := newReplicated(t, rand.New(rand.NewPCG(seed, 0)), "drain = \"5s\"")
+	n.faults.calm = true
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	defer cancel()
+
+	const offering = 2
+	rolled, results := make(chan struct{}), make(chan error, offering)
+	for i := range offering {
+		go func() {
+			r := rand.New(rand.NewPCG(seed, uint64(i+1)))
+			for {
+				if err := n.offer(ctx, n.fronts[i], newContent(t, r, 0)); err != nil {
+					results <- err
+					return
+				}
+				select {
+				case <-rolled:
+					results <- nil
+					return
+				case <-time.After(time.Duration(r.Int64N(int64(500 * time.Millisecond)))):
+				}
+			}
+		}()
+	}
+	for turn := range 2 {
+		began, working := time.Now(), 0
+		for _, role := range allRoles {
+			name := replicasOf(role)[turn]
+			working += n.faults.holds(name)
+			n.roles[name].ask()
+		}
+		for _, role := range allRoles {
+			n.roles[replicasOf(role)[turn]].await()
+		}
+		t.Logf("asked to end, one process of each role has within %s; they worked on %d messages", time.Since(began).Round(10*time.Millisecond), working)
+		for _, role := range allRoles {
+			name := replicasOf(role)[turn]
+			if held := n.faults.holds(name); held > 0 {
+				t.Errorf("%s has ended with %d messages that nobody gets before their lease is over", name, held)
+			}
+			n.roles[name].start()
+		}
+		for _, role := range allRoles {
+			n.roles[replicasOf(role)[turn]].ready()
+			eventually(t, "the balancer knows that the "+role+" is back", func(context.Context) error {
+				if !n.balancers[role].backends[turn].isReady() {
+					return errors.New("it does not")
+				}
+				return nil
+			})
+		}
+	}
+	close(rolled)
+	for range offering {
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.watch(ctx, rand.New(rand.NewPCG(seed, 0)), 1); err != nil {
+		t.Fatal(err)
+	}
+	n.concluded(t, n.file("devnet/devnet.json"))
+	n.undead()
+	served, failed := 0, 0
+	for role, b := range n.balancers {
+		served, failed = served+b.served, failed+b.failed
+		if b.failed > 0 {
+			t.Errorf("%d requests to the %s failed: %s", b.failed, role, strings.Join(b.reasons, "; "))
+		}
+	}
+	for _, d := range n.roles {
+		d.ask()
+	}
+	for name, d := range n.roles {
+		d.await()
+		d.log.clean(t)
+		if held := n.faults.holds(name); held > 0 {
+			t.Errorf("%s has ended with %d messages that nobody gets before their lease is over", name, held)
+		}
+	}
+	t.Logf("checked: %d pieces, %d requests through load balancers, every replica restarted once; %d failed", len(n.done), served, failed)
 }

@@ -11,7 +11,11 @@ import (
 	"time"
 )
 
-// run starts everything and returns when ctx is cancelled and all has ended, or with the first error.
+// grace is how long requests under way have to end, once no others are taken.
+const grace = 5 * time.Second
+
+// run starts everything and returns when ctx is cancelled and all has ended, or with the first error. When ctx is cancelled the process says that it is
+// not ready, and no message is begun; requests are still answered for as long as Drain says, so that whoever sends them has time to notice.
 func (n *node) run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -32,6 +36,15 @@ func (n *node) run(ctx context.Context) error {
 			}
 		})
 	}
+	group.Go(func() {
+		<-ctx.Done()
+		n.draining.Store(true)
+		if drain := time.Duration(n.cfg.Drain); drain > 0 {
+			n.log.Info("asked to end: not ready any more, and still answering", "for", drain)
+			<-time.After(drain)
+		}
+		close(n.ending)
+	})
 	serve := func(what string, l net.Listener, h http.Handler) {
 		fresh := new(freshConns)
 		srv := &http.Server{
@@ -45,12 +58,12 @@ func (n *node) run(ctx context.Context) error {
 			return nil
 		})
 		group.Go(func() {
-			<-ctx.Done()
+			<-n.ending
 			// Requests under way may end; their clients repeat what was cut off.
-			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 			defer cancel()
 			fresh.close()
-			if err := srv.Shutdown(grace); err != nil {
+			if err := srv.Shutdown(patience); err != nil {
 				err = errors.Join(err, srv.Close())
 				n.log.Warn("closing connections", "server", what, "err", err)
 			}
