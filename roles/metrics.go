@@ -28,6 +28,7 @@ type Metrics struct {
 	requests    *prometheus.CounterVec
 	capacity    *prometheus.CounterVec
 	sent        *prometheus.CounterVec
+	received    *prometheus.CounterVec
 }
 
 // NewMetrics returns metrics that have measured nothing yet.
@@ -60,8 +61,10 @@ func NewMetrics() *Metrics {
 			Help: "Read or write units that DynamoDB counted, by operation."}, []string{"role", "operation"}),
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_store_sent_bytes_total",
 			Help: "Bytes of the bodies of requests to the services that hold the state."}, []string{"role", "service"}),
+		received: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "w3filecoin_store_received_bytes_total",
+			Help: "Bytes of the bodies of their answers."}, []string{"role", "service"}),
 	}
-	m.registry.MustRegister(m.invocations, m.invocation, m.messages, m.message, m.age, m.commits, m.commit, m.steps, m.requests, m.capacity, m.sent,
+	m.registry.MustRegister(m.invocations, m.invocation, m.messages, m.message, m.age, m.commits, m.commit, m.steps, m.requests, m.capacity, m.sent, m.received,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -104,13 +107,14 @@ func (m *Metrics) Batch(role string, changes int, took time.Duration) {
 }
 
 // StoreRequest counts a call of a service that holds the state of a role: how many requests it took, the units of capacity that it used, and the bytes
-// that were sent.
-func (m *Metrics) StoreRequest(role, service, operation string, attempts int, capacity float64, sent int64) {
+// that were sent and received.
+func (m *Metrics) StoreRequest(role, service, operation string, attempts int, capacity float64, sent, received int64) {
 	m.requests.WithLabelValues(role, service, operation).Add(float64(attempts))
 	if capacity > 0 {
 		m.capacity.WithLabelValues(role, operation).Add(capacity)
 	}
 	m.sent.WithLabelValues(role, service).Add(float64(sent))
+	m.received.WithLabelValues(role, service).Add(float64(received))
 }
 
 // Step returns a function that measures what moves through a role, and logs it: aggregates and what ends badly at level info, pieces at debug.

@@ -1,6 +1,7 @@
 package storefront_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ func TestReceiptComesBetween(t *testing.T) {
 			var s *shop
 			came := false
 			s = newShop(t, storefront.Policy{}, func(c storetest.Call) storetest.Fault {
-				if came || !storetest.Commits(c) || c.Change.Row.Listing.Index != "offered" {
+				if came || !storetest.Commits(c) || !strings.HasPrefix(c.Change.Row.Listing.Index, "offered/") {
 					return storetest.None
 				}
 				came = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -197,8 +198,18 @@ func (s *Service) ownTask(ctx context.Context, link cid.Cid) (capabilities.Task,
 	return kept.Task, err
 }
 
-// offeredIndex lists the pieces that wait for piece/accept, by when it is pulled.
-const offeredIndex = "offered"
+// offeredParts is how many indexes list the pieces that wait for piece/accept: all pieces enter and leave them, and a partition of an index takes only so many
+// writes a second.
+const offeredParts = 16
+
+func offeredPart(part int) string { return fmt.Sprintf("offered/%02d", part) }
+
+// offered lists a piece that waits for piece/accept, by when it is pulled.
+func offered(key store.Key, pull time.Time) store.Listing {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(key.Partition)) // never fails
+	return store.Listing{Index: offeredPart(int(h.Sum32() % offeredParts)), Sort: at(pull)}
+}
 
 func at(t time.Time) string { return t.UTC().Format("20060102T150405.000") }
 
@@ -243,7 +254,7 @@ func (s *Service) offerPiece(ctx context.Context, msg pieceMessage) error {
 		now := s.Now()
 		p.Value.enter(Offered, now)
 		p.Value.PieceAccept = r.Join
-		p.Listing = store.Listing{Index: offeredIndex, Sort: at(now.Add(s.Timing.Pull))}
+		p.Listing = offered(p.Key, now.Add(s.Timing.Pull))
 		return nil
 	})
 	if err != nil {
@@ -405,8 +416,8 @@ func (s *Service) armSweep(t *store.Record[timer], fx *store.Effects, pause time
 	sweepQueue.SendAt(fx, next, sweepMessage{t.Value.Round})
 }
 
-// sweepPage is how many pieces a sweep looks at before the next one.
-const sweepPage = 100
+// sweepPage is how many pieces of each part a sweep looks at before the next one.
+const sweepPage = 32
 
 // sweep pulls the receipts of pieces that were offered long ago. It reads only those that are due.
 func (s *Service) sweep(ctx context.Context, msg sweepMessage) error {
@@ -418,18 +429,20 @@ func (s *Service) sweep(ctx context.Context, msg sweepMessage) error {
 		return nil
 	}
 	due := at(s.Now())
-	recs, _, err := s.pieces.Scan(ctx, offeredIndex, "", "", sweepPage)
-	if err != nil {
-		return err
-	}
-	more := len(recs) == sweepPage
-	for _, rec := range recs {
-		if rec.Listing.Sort > due {
-			more = false
-			break
-		}
-		if err := s.pullPiece(ctx, rec); err != nil {
+	more := false
+	for part := range offeredParts {
+		recs, _, err := s.pieces.Scan(ctx, offeredPart(part), "", "", sweepPage)
+		if err != nil {
 			return err
+		}
+		for i, rec := range recs {
+			if rec.Listing.Sort > due {
+				break
+			}
+			if err := s.pullPiece(ctx, rec); err != nil {
+				return err
+			}
+			more = more || i == sweepPage-1
 		}
 	}
 	_, err = s.timers.Update(ctx, sweepKey, func(t *store.Record[timer], fx *store.Effects) error {
@@ -471,7 +484,7 @@ func (s *Service) pullPiece(ctx context.Context, listed store.Record[Piece]) err
 			reason = p.Value.Reason
 		}
 		p.Value.wait(reason, next)
-		p.Listing = store.Listing{Index: offeredIndex, Sort: at(next)}
+		p.Listing = offered(p.Key, next)
 		return nil
 	})
 	return err

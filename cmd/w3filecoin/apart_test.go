@@ -293,6 +293,8 @@ func (n *apart) logRequests(pieces int) {
 	n.t.Helper()
 	type operation struct{ service, name string }
 	requests, units := map[operation]float64{}, map[operation]float64{}
+	bytes := map[string]float64{}
+	sizes := regexp.MustCompile(`^w3filecoin_store_(sent|received)_bytes_total\{role="\w+",service="(\w+)"\} (\S+)$`)
 	series := regexp.MustCompile(`^w3filecoin_store_(requests|capacity_units)_total\{operation="(\w+)",role="\w+"(?:,service="(\w+)")?\} (\S+)$`)
 	for name, url := range n.url {
 		if name == "devnet" {
@@ -304,6 +306,13 @@ func (n *apart) logRequests(pieces int) {
 		}
 		defer resp.Body.Close()
 		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if m := sizes.FindStringSubmatch(lines.Text()); m != nil {
+				v, err := strconv.ParseFloat(m[3], 64)
+				if err != nil {
+					n.t.Fatal(err)
+				}
+				bytes[m[2]+" "+m[1]] += v
+			}
 			m := series.FindStringSubmatch(lines.Text())
 			if m == nil || m[2] == "ReceiveMessage" || m[2] == "GetQueueUrl" {
 				continue
@@ -324,6 +333,9 @@ func (n *apart) logRequests(pieces int) {
 	}
 	for _, op := range slices.SortedFunc(maps.Keys(requests), func(a, b operation) int { return strings.Compare(a.service+a.name, b.service+b.name) }) {
 		n.t.Logf("%-9s %-24s %6.0f requests, %5.1f a piece; %7.1f units", op.service, op.name, requests[op], requests[op]/float64(pieces), units[op])
+	}
+	for _, what := range slices.Sorted(maps.Keys(bytes)) {
+		n.t.Logf("%-34s %9.0f bytes, %7.0f a piece", what, bytes[what], bytes[what]/float64(pieces))
 	}
 }
 

@@ -90,7 +90,7 @@ func (n *node) openEngine(role string) (store.Driver, error) {
 	o := awsOptions(role)
 	o.Poll = n.idle()
 	o.Observe = func(c aws.Call) {
-		n.metrics.StoreRequest(role, c.Service, c.Operation, c.Attempts, c.Capacity, c.Sent)
+		n.metrics.StoreRequest(role, c.Service, c.Operation, c.Attempts, c.Capacity, c.Sent, c.Received)
 	}
 	o.OnError = func(err error) {
 		log.Log(context.Background(), slog.LevelWarn, "messages wait in their rows", "err", err)

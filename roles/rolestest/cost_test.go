@@ -35,6 +35,7 @@ const (
 	refusedCommit = "Commit, refused"
 	writeUnits    = "write units"
 	atRest        = "bytes at rest"
+	blobBytes     = "bytes of blobs"
 )
 
 // usageOf counts what it takes to get so many pieces into a deal, all in one aggregate, that waited for it as long as a budget says.
@@ -47,6 +48,9 @@ func usageOf(t *testing.T, pieces int, budget time.Duration) usage {
 		if u.Method != "Commit" {
 			if u.Step != "" { // not the test's own looks
 				count[k]++
+			}
+			if u.Method == "Put" {
+				count[use{role, u.Step, blobBytes, "blobs"}] += float64(u.Bytes)
 			}
 			return
 		}
@@ -165,6 +169,7 @@ func TestCostOfAPiece(t *testing.T) {
 		{"blobs read or written", []string{"Open", "Put"}, 0.5},
 		{"write units of DynamoDB, about", []string{writeUnits}, 78},
 		{"bytes at rest in DynamoDB, about", []string{atRest}, 21_000},
+		{"bytes of blobs", []string{blobBytes}, 6_000},
 	} {
 		got := each.sum(bound.methods...)
 		t.Logf("%-34s %8.2f", bound.what, got)
@@ -186,6 +191,7 @@ func TestCostOfWaiting(t *testing.T) {
 		{"rows read", []string{"Get"}, 12.5},
 		{"commits", []string{plainCommit, sendingCommit, refusedCommit}, 3.1},
 		{"messages", []string{"Ack"}, 0},
+		{"write units of DynamoDB, about", []string{writeUnits}, 9.5},
 	} {
 		got := late.sum(bound.methods...) - soon.sum(bound.methods...)
 		t.Logf("%-34s %8.2f", bound.what, got)

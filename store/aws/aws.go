@@ -77,7 +77,8 @@ type Options struct {
 	// Relay is how often to look for messages that their writer did not send; 0: DefaultRelay, negative: never.
 	Relay time.Duration
 
-	// Poll is how often to look into a queue that was empty, unless this process has sent something to it; 0: DefaultPoll, negative: at every Receive.
+	// Poll is how often to look into a queue that was empty, unless this process has sent something to it; 0: DefaultPoll, negative: at every Receive. One
+	// that has been empty for long is looked into less often, down to every tenth time after 80 times as long.
 	Poll time.Duration
 
 	// Ahead is how long before its time a message goes to SQS, which delays it for the rest; 0: DefaultAhead, negative: only when it is due. SQS delays by

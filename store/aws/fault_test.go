@@ -752,6 +752,11 @@ func TestPoll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for _, d := range ds {
+			if err := e.Ack(t.Context(), d); err != nil {
+				t.Fatal(err)
+			}
+		}
 		return len(ds)
 	}
 	for range 10 {
@@ -795,6 +800,28 @@ func TestPoll(t *testing.T) {
 	if n := receive(); n != 1 {
 		t.Errorf("received %d after the pause", n)
 	}
+	// Looked at all the time for an hour, in which nothing comes.
+	before := b.d.Count("ReceiveMessage")
+	for range 3600 {
+		b.clock.Advance(time.Second)
+		receive()
+	}
+	if n := b.d.Count("ReceiveMessage") - before; n < 360 || n > 420 {
+		t.Errorf("a queue that was empty for an hour was looked into %d times", n)
+	}
+	b.commit(change("third", 0, message("q", "m"))) // by another process
+	b.clock.Advance(10 * time.Second)
+	if n := receive(); n != 1 {
+		t.Errorf("received %d after the longest pause", n)
+	}
+	before = b.d.Count("ReceiveMessage")
+	for range 4 {
+		b.clock.Advance(time.Second)
+		receive()
+	}
+	if n := b.d.Count("ReceiveMessage") - before; n != 4 {
+		t.Errorf("a queue that had something was looked into %d times in 4 s", n)
+	}
 }
 
 // TestBlobReading: a body that breaks off is taken up again where it did, and not for ever.
@@ -822,5 +849,54 @@ func TestBlobReading(t *testing.T) {
 		if ended := times > 100; ended != (whole != nil) || ended != (part != nil) {
 			t.Errorf("breaking off again and again, %v: whole %v, part %v", ended, whole, part)
 		}
+	}
+}
+
+// TestMoreShards: processes that know of more shards of the outbox send what those left that knew of fewer, and the other way round as far as they know.
+func TestMoreShards(t *testing.T) {
+	b := newBench(t, 1)
+	open := func(shards int) *aws.Engine {
+		o := b.options(benchRole, 1)
+		where := b.d.Location()
+		where.Shards = shards
+		e, err := aws.Open(t.Context(), where, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.Close() })
+		return e
+	}
+	few, many := open(1), open(64)
+	later := func(e *aws.Engine, row string) {
+		m := message("q", row)
+		m.Due = b.clock.Now().Add(time.Hour)
+		if _, err := e.Commit(t.Context(), change(row, 0, m)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 8 {
+		later(few, fmt.Sprint("few", i))
+		later(many, fmt.Sprint("many", i))
+	}
+	b.clock.Advance(time.Hour)
+	if n, err := few.Relay(t.Context()); err != nil || n < 8 || n == 16 {
+		t.Errorf("with one shard %d messages were sent, %v", n, err)
+	}
+	if _, err := many.Relay(t.Context()); err != nil {
+		t.Error(err)
+	}
+	got := 0
+	for {
+		ds, err := many.Receive(t.Context(), "q", 10, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(ds) == 0 {
+			break
+		}
+		got += len(ds)
+	}
+	if got != 16 {
+		t.Errorf("%d of 16 messages came", got)
 	}
 }

@@ -22,9 +22,19 @@ type Location struct {
 	DynamoDB, SQS, S3 string
 	// S3Profile names a profile of the SDK's configuration whose credentials and region are for S3 only: those of another maker's store.
 	S3Profile string
+	// Shards is how many partitions the index of items with messages has; 0: DefaultShards. It may grow at any time: every process sends what is in those that it
+	// knows of, so nothing waits for longer than one that knows of all takes to come. To make it smaller, stop all processes and wait for the outbox to be
+	// empty.
+	Shards int
 	// PathStyle puts the bucket's name into the path of S3 requests instead of the host.
 	PathStyle bool
 }
+
+// DefaultShards and MaxShards are how many partitions the index of items with messages has if the location does not say, and at most.
+const (
+	DefaultShards = 32
+	MaxShards     = 1024
+)
 
 // Schemes of a location as text.
 const Scheme = "aws"
@@ -41,7 +51,7 @@ var (
 //
 //	aws://PREFIX?region=eu-west-1&bucket=NAME
 //
-// with the optional parameters region, bucket, dynamodb, sqs, s3 (endpoints), s3_profile and path_style=true.
+// with the optional parameters region, bucket, dynamodb, sqs, s3 (endpoints), s3_profile, path_style=true and shards=128.
 func ParseLocation(s string) (Location, error) {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -63,6 +73,10 @@ func ParseLocation(s string) (Location, error) {
 		case name == "path_style":
 			if l.PathStyle, err = strconv.ParseBool(values[0]); err != nil {
 				return Location{}, fmt.Errorf("location %q: path_style is true or false", s)
+			}
+		case name == "shards":
+			if l.Shards, err = strconv.Atoi(values[0]); err != nil || l.Shards < 1 {
+				return Location{}, fmt.Errorf("location %q: shards is a number from 1 to %d", s, MaxShards)
 			}
 		case field == nil:
 			return Location{}, fmt.Errorf("location %q: there is no parameter %s", s, name)
@@ -90,6 +104,8 @@ func (l Location) Check() error {
 		return fmt.Errorf("prefix %q is not 2 to 24 lower-case letters, digits and hyphens", l.Prefix)
 	case !bucketForm.MatchString(l.BucketName()):
 		return fmt.Errorf("bucket %q has no name that S3 takes", l.BucketName())
+	case l.Shards < 0 || l.Shards > MaxShards:
+		return fmt.Errorf("%d shards, not 1 to %d", l.Shards, MaxShards)
 	}
 	for name, endpoint := range map[string]string{"dynamodb": l.DynamoDB, "sqs": l.SQS, "s3": l.S3} {
 		if endpoint == "" {
@@ -114,8 +130,18 @@ func (l Location) String() string {
 	if l.PathStyle {
 		query.Set("path_style", "true")
 	}
+	if l.Shards != 0 {
+		query.Set("shards", strconv.Itoa(l.Shards))
+	}
 	u := url.URL{Scheme: Scheme, Host: l.Prefix, RawQuery: query.Encode()}
 	return u.String()
+}
+
+func (l Location) shards() int {
+	if l.Shards == 0 {
+		return DefaultShards
+	}
+	return l.Shards
 }
 
 // BucketName is the bucket of the larger blobs.

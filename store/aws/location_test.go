@@ -20,6 +20,7 @@ func TestParseLocation(t *testing.T) {
 		{"aws://w3-2/?region=eu-west-1&bucket=some.bucket", aws.Location{Prefix: "w3-2", Region: "eu-west-1", Bucket: "some.bucket"}},
 		{"aws://dev?dynamodb=http://127.0.0.1:1&sqs=http://127.0.0.1:2&s3=https%3A%2F%2Fr2.example.com&s3_profile=r2&path_style=true", aws.Location{Prefix: "dev",
 			DynamoDB: "http://127.0.0.1:1", SQS: "http://127.0.0.1:2", S3: "https://r2.example.com", S3Profile: "r2", PathStyle: true}},
+		{"aws://w3filecoin?shards=128", aws.Location{Prefix: "w3filecoin", Shards: 128}},
 	} {
 		got, err := aws.ParseLocation(tc.text)
 		if err != nil {
@@ -47,6 +48,8 @@ func TestParseLocation(t *testing.T) {
 		"aws://pre?bucket=A_B":             "bucket",
 		"aws://pre?sqs=127.0.0.1:4566":     "endpoint",
 		"aws://pre?a=%zz":                  "location",
+		"aws://pre?shards=0":               "shards",
+		"aws://pre?shards=1025":            "shards",
 	} {
 		if l, err := aws.ParseLocation(text); err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%q: %+v, %v, want an error about %q", text, l, err, why)

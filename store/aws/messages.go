@@ -39,6 +39,7 @@ type queue struct {
 	arrived uint64    // messages sent by this process
 	looked  uint64    // arrived when the queue was last found empty
 	empty   time.Time // when that was; zero: it was not
+	since   time.Time // since when nothing has been found or sent
 	looking int       // requests to receive that are under way
 }
 
@@ -250,6 +251,17 @@ func (l *leases) end(handle string, now time.Time) (lease, error) {
 	return v, err
 }
 
+// A queue that has been empty for longer is looked into less often: after an eighth of that time, up to so many times as long as [Options].Poll.
+const (
+	seldomAfter = 8
+	seldomMost  = 10
+)
+
+// again is when the queue is worth a look, having been empty.
+func (q *queue) again(poll time.Duration) time.Time {
+	return q.empty.Add(max(poll, min(q.empty.Sub(q.since)/seldomAfter, seldomMost*poll)))
+}
+
 // Receive implements [store.Messages]. A queue that was empty a moment ago is not looked into again, nor by several callers at a time, unless this
 // process sent something to it.
 func (e *Engine) Receive(ctx context.Context, name string, limit int, held time.Duration) ([]store.Delivery, error) {
@@ -268,7 +280,7 @@ func (e *Engine) Receive(ctx context.Context, name string, limit int, held time.
 	began := e.options.Now()
 	q.mu.Lock()
 	arrived := q.arrived
-	idle := !q.empty.IsZero() && q.looked == arrived && e.options.Poll > 0 && (q.looking > 0 || began.Sub(q.empty) < e.options.Poll)
+	idle := !q.empty.IsZero() && q.looked == arrived && e.options.Poll > 0 && (q.looking > 0 || began.Before(q.again(e.options.Poll)))
 	if !idle {
 		q.looking++
 	}
@@ -284,10 +296,15 @@ func (e *Engine) Receive(ctx context.Context, name string, limit int, held time.
 	q.mu.Lock()
 	q.looking--
 	if err == nil {
-		q.empty, q.looked = time.Time{}, arrived
-		if len(out.Messages) == 0 {
+		if len(out.Messages) > 0 {
+			q.empty = time.Time{}
+		} else {
+			if q.empty.IsZero() || q.looked != arrived {
+				q.since = began
+			}
 			q.empty = began
 		}
+		q.looked = arrived
 	}
 	q.mu.Unlock()
 	var full *types.OverLimit

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// shards are the partitions of the index of items with messages: the relay reads each, writers spread over them.
-	shards = 32
 	// sendGrace is how long a writer has to send its messages before the relay does.
 	sendGrace = time.Minute
 	// relayPage is how many items the relay takes from a shard at a time.
@@ -89,13 +87,13 @@ func decodeEnvelope(s string) (envelope, error) {
 	return v, nil
 }
 
-// shardOf says in which partition of the outbox a row's messages are.
-func shardOf(k store.Key) int {
+// shardOf says in which of so many partitions of the outbox a row's messages are: writers spread over them, the relay reads each.
+func shardOf(k store.Key, shards int) int {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(k.Partition)) // never fails
 	_, _ = h.Write([]byte{0})
 	_, _ = h.Write([]byte(k.Sort))
-	return int(h.Sum32() % shards)
+	return int(h.Sum32() % uint32(shards))
 }
 
 // sendNow sends what a commit has caused, as far as it is due soon, and what the relay could have taken from the item already, and then takes from the
@@ -268,7 +266,7 @@ func (e *Engine) runRelay(ctx context.Context) {
 // [Options]. Any number of processes may do it at the same time: a message that two of them send is delivered twice.
 func (e *Engine) Relay(ctx context.Context) (sent int, err error) {
 	var errs []error
-	for shard := range shards {
+	for shard := range e.where.shards() {
 		n, err := e.relayShard(ctx, shard)
 		sent += n
 		if err != nil {

@@ -301,7 +301,7 @@ func (e *Engine) write(ctx context.Context, c store.Change, out []envelope) (ite
 	u.setOr(listed, attrListSort, text(listSort(row.Listing.Sort, row.Key)))
 	if len(out) > 0 {
 		u.add(attrOutSeq, 1)
-		u.set(attrShard, number(shardOf(row.Key)))
+		u.set(attrShard, number(shardOf(row.Key, e.where.shards())))
 		// A message of an earlier commit may be due before ours, which only the answer will tell: a first look for all of them.
 		u.set(attrLook, number(millis(e.options.Now().Add(sendGrace))))
 		for _, m := range out {
