@@ -14,16 +14,18 @@ demo: ## the whole pipeline on one machine, with a simulated chain and provider
 test: ## all tests that need Go alone
 	$(GO) test ./...
 
+REPLICATED ?= 500
 test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
 	.ci/aws/with $(GO) test -count=1 -parallel 16 -run '^(TestEngine|TestInitAndCheck|TestTransferServices|TestServerQueue)$$' ./store/aws ./ingest/sqs
 	.ci/aws/with $(GO) test -count=1 -run '^(TestCopyOnAWS|TestNothingOnDisk)$$' ./cmd/w3filecoin
 	W3FILECOIN_PIECES=12 .ci/aws/with $(GO) test -count=1 -run '^TestRolesApart$$' ./cmd/w3filecoin
 	W3FILECOIN_VERSITYGW=$(VERSITYGW) .ci/aws/with $(GO) test -count=1 -run '^TestServerIngest$$' ./cmd/w3filecoin
+	W3FILECOIN_PIECES=$(REPLICATED) .ci/aws/with $(GO) test -count=1 -v -timeout 30m -parallel 1 -run '^(TestRollingRestart|TestReplicas)$$' ./cmd/w3filecoin
 
 race: ## the same under the race detector
 	$(GO) test -race ./...
 
-soak: ## what takes too long for the gate: 20,000 simulated networks, 1,000 pieces, 100 crashes, a full disk, fuzzing, mutants; an hour
+soak: ## what takes too long for the gate: 10,000 simulated networks, 10,000 pieces through replicas that are killed, 100 crashes, a full disk, fuzzing, mutants; over an hour
 	bash .ci/soak
 
 VERSITYGW = $(CURDIR)/run/bin/versitygw

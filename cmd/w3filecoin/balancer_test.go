@@ -22,7 +22,8 @@ type balancer struct {
 	mu      sync.Mutex
 	next    int
 	served  int
-	failed  int      // requests that it could not get an answer to
+	failed  int      // requests that it could not get an answer to, or a fault
+	refused int      // connections that a replica did not take which had said that it was ready
 	reasons []string // of some of them
 }
 
@@ -46,7 +47,7 @@ func (b *backend) isReady() bool {
 }
 
 // readyInterval is how often a balancer asks a replica whether it is ready.
-const readyInterval = 100 * time.Millisecond
+const readyInterval = time.Second
 
 func newBalancer(t testing.TB, address string, replicas ...string) *balancer {
 	t.Helper()
@@ -137,6 +138,9 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		resp, err := one.transport.RoundTrip(req)
 		if refused(err) {
 			one.is(false) // until it says again that it is ready
+			b.mu.Lock()
+			b.refused++
+			b.mu.Unlock()
 			continue
 		}
 		if r.Context().Err() != nil {

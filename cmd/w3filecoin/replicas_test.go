@@ -409,12 +409,12 @@ func (n *replicated) report(pieces int) {
 	n.t.Logf("w3filecoin_store_requests_total, a piece: %s", strings.Join(list, ", "))
 }
 
-// TestRollingRestart asks every replica to end and starts it again, the first of each role and then the second, while pieces are offered. No request that
-// a load balancer has taken fails, no message waits for the end of a lease, and everything that was offered gets its deal.
+// TestRollingRestart asks every replica to end and starts it again, the first of each role and then the second, while pieces are offered. No request
+// fails, no connection is refused, no message waits for the end of a lease, and everything that was offered gets its deal.
 func TestRollingRestart(t *testing.T) {
 	aside(t)
 	seed := seed(t)
-	n := newReplicated(t, rand.New(rand.NewPCG(seed, 0)), "drain = \"5s\"")
+	n := newReplicated(t, rand.New(rand.NewPCG(seed, 0)), "drain = \"10s\"")
 	n.faults.calm = true
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
@@ -477,9 +477,12 @@ func TestRollingRestart(t *testing.T) {
 	}
 	n.concluded(t, n.file("devnet/devnet.json"))
 	n.undead()
-	served, failed := 0, 0
+	served, failed, refused := 0, 0, 0
 	for role, b := range n.balancers {
-		served, failed = served+b.served, failed+b.failed
+		served, failed, refused = served+b.served, failed+b.failed, refused+b.refused
+		if b.refused > 0 {
+			t.Errorf("replicas of the %s took %d connections no more before they had said so", role, b.refused)
+		}
 		if b.failed > 0 {
 			t.Errorf("%d requests to the %s failed: %s", b.failed, role, strings.Join(b.reasons, "; "))
 		}
@@ -494,5 +497,5 @@ func TestRollingRestart(t *testing.T) {
 			t.Errorf("%s has ended with %d messages that nobody gets before their lease is over", name, held)
 		}
 	}
-	t.Logf("checked: %d pieces, %d requests through load balancers, every replica restarted once; %d failed", len(n.done), served, failed)
+	t.Logf("checked: %d pieces, %d requests through load balancers, every replica restarted once; %d failed, %d connections were refused", len(n.done), served, failed, refused)
 }
