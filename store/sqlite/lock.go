@@ -33,3 +33,9 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// unlock gives the lock back. Closing the file is not enough: a child that is being started at that moment has a copy of it until it runs its program,
+// and the lock belongs to all copies.
+func unlock(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}

@@ -171,7 +171,7 @@ func (e *Engine) release() error {
 		errs = append(errs, e.writer.close())
 	}
 	if e.lock != nil {
-		errs = append(errs, e.lock.Close())
+		errs = append(errs, unlock(e.lock))
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/storacha/w3filecoin/store"
 )
 
@@ -399,6 +401,12 @@ func TestOpenRefuses(t *testing.T) {
 		dir := t.TempDir()
 		e := openTest(t, dir, Options{})
 		refuse(t, dir, now, fmt.Sprintf("in use by process %d", os.Getpid()))
+		// A child that is being started has a copy of every open file for a moment.
+		held, err := unix.Dup(int(e.lock.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(held)
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
