@@ -41,6 +41,7 @@ func (h *heat) share(of map[string]map[string]float64, kind string) float64 {
 // takes, so what a partition gets in a second follows from its share.
 func heatOf(t *testing.T, pieces int, rate float64) *heat {
 	t.Helper()
+	withoutFaults(t)
 	h := &heat{units: map[string]map[string]float64{}, reads: map[string]map[string]float64{}, pieces: float64(pieces)}
 	rows := map[string]map[store.Key]store.Row{}
 	kindOf := func(partition string) string {
