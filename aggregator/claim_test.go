@@ -141,6 +141,8 @@ func (y *yard) rows(prefix string) (keys, listed []string) {
 			}
 		}
 	}
+	slices.Sort(keys) // an engine walks in an order of its own
+	slices.Sort(listed)
 	return keys, listed
 }
 
@@ -295,6 +297,8 @@ func TestDealOfAnotherAggregate(t *testing.T) {
 		})
 	}
 }
+
+func TestMain(m *testing.M) { enginetest.Main(m) }
 
 // TestOnDouble: once more, without what takes long, on the distributed engine, whose services fail now and then.
 func TestOnDouble(t *testing.T) {

@@ -456,6 +456,8 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
 // TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
 func TestOnDouble(t *testing.T) {
 	enginetest.Again(t, enginetest.Double, ".", "")

@@ -295,5 +295,7 @@ func (w *world) receipt(task cid.Cid) *capabilities.Receipt {
 
 func all(store.Key) bool { return true }
 
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
 // TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
 func TestOnDouble(t *testing.T) { enginetest.Again(t, enginetest.Double, ".", "") }

@@ -349,5 +349,7 @@ func active(ids ...uint64) deal.Deals {
 	return d
 }
 
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
 // TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
 func TestOnDouble(t *testing.T) { enginetest.Again(t, enginetest.Double, ".", "") }

@@ -168,5 +168,7 @@ func (w *world) status(p piece.Link, id uint64) string {
 	return w.deals(p)[id].Status
 }
 
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
 // TestOnDouble: all of it once more, on the distributed engine, whose services fail now and then.
 func TestOnDouble(t *testing.T) { enginetest.Again(t, enginetest.Double, ".", "") }

@@ -229,6 +229,8 @@ func (m *market) rows(prefix string) int {
 	return len(m.stage.Rows(func(k store.Key) bool { return strings.HasPrefix(k.Partition, prefix) }))
 }
 
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
 // TestOnDouble: once more, without what takes long, on the distributed engine, whose services fail now and then.
 func TestOnDouble(t *testing.T) {
 	enginetest.Again(t, enginetest.Double, ".", "^Test(ChecksAreDrawn|OfferedByManyMore|WorkSpreads)$")

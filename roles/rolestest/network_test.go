@@ -324,6 +324,8 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
+func TestMain(m *testing.M) { enginetest.Main(m) }
+
 // TestOnDouble: networks on the distributed engine, whose services fail, lose answers and are late; what measures the edges in time and memory is left out.
 func TestOnDouble(t *testing.T) {
 	enginetest.Again(t, enginetest.Double, "^Test", "^Test(MemoryUnderAttack|SlowBodies|AnswersNotFetched|BodyTooLarge|LongWork|Authorisation|Counts|Headers|CostOfAPiece)$")

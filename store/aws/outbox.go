@@ -303,6 +303,16 @@ func (e *Engine) relayShard(ctx context.Context, shard int) (sent int, err error
 	}
 }
 
+// RelayRow is [Engine.Relay] for the messages of one row, for who knows where they are.
+func (e *Engine) RelayRow(ctx context.Context, key store.Key) (sent int, err error) {
+	end, err := e.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	return e.relayItem(ctx, key)
+}
+
 // relayItem does for one item what the index, which may be late, says is to be done.
 func (e *Engine) relayItem(ctx context.Context, key store.Key) (int, error) {
 	it, err := e.getItem(ctx, key)

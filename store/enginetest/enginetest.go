@@ -2,6 +2,8 @@
 //
 //   - "memory", the default;
 //   - "double": the engine of store/aws on a double of its services that fail now and then, see store/aws/awstest;
+//   - "services": that engine on real services, or substitutes, which W3FILECOIN_TEST_AWS names, in tables, queues and below a prefix of its own, which are
+//     removed when the test ends.
 //
 // The suites are the same on all of them. A test of what is special in one engine opens that one itself.
 package enginetest
@@ -48,8 +50,9 @@ type Options struct {
 
 // Kinds of engines.
 const (
-	Memory = "memory"
-	Double = "double"
+	Memory   = "memory"
+	Double   = "double"
+	Services = "services"
 )
 
 const kindVar = "W3FILECOIN_TEST_ENGINE"
@@ -83,6 +86,8 @@ func New(t testing.TB, o Options) Engine {
 		return onDouble{awstest.Open(t, awstest.Simulation{
 			Options: awstest.Options{Now: o.Now, IndexLag: o.IndexLag, IndexLagCommits: o.IndexLagCommits, Rand: o.Rand}, Seed: o.Seed ^ h.Sum64(), Faults: faults, Late: o.Late,
 		})}
+	case Services:
+		return newServices(t, o)
 	default:
 		t.Fatalf("%s=%s: there is no such engine", kindVar, kind)
 		return nil
