@@ -21,7 +21,7 @@ NOT_ON_AWS = ^(TestBlameFaults|TestCloseByAStaleIndex|TestReceiptComesBetween|Te
 NETWORKS = ^Test(OfferToDeal|RolesAway|SameOfferTwice|TwoStorefrontsShareAnAggregator|WrongPieceIsRefusedAndHoldsUpNobody)$$
 
 test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
-	.ci/aws/with $(GO) test -count=1 -parallel 16 -run '^(TestEngine|TestInitAndCheck|TestTransferServices|TestServerQueue)$$' ./store/aws ./ingest/sqs
+	.ci/aws/with $(GO) test -count=1 -parallel 16 -run '^(TestEngine|TestInitAndCheck|TestTransferServices|TestServerQueue|TestServicesRemoved)$$' ./store/aws ./store/aws/awstest ./ingest/sqs
 	W3FILECOIN_TEST_ENGINE=services .ci/aws/with $(GO) test -count=1 -short -timeout 30m -skip '$(NOT_ON_AWS)' $(SUITES)
 	W3FILECOIN_TEST_ENGINE=services .ci/aws/with $(GO) test -count=1 -short -timeout 30m -run '$(NETWORKS)' ./roles/rolestest
 	.ci/aws/with $(GO) test -count=1 -run '^(TestCopyOnAWS|TestNothingOnDisk)$$' ./cmd/w3filecoin

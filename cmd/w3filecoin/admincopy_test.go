@@ -18,6 +18,7 @@ import (
 
 	"github.com/storacha/w3filecoin/broker"
 	"github.com/storacha/w3filecoin/store"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 	"github.com/storacha/w3filecoin/store/sqlite"
 	"github.com/storacha/w3filecoin/store/transfer"
 )
@@ -47,7 +48,7 @@ func halfcopied(ts *testscript.TestScript, _ bool, args []string) {
 
 // TestCopyOnAWS: a database goes to AWS and back, and is what it was.
 func TestCopyOnAWS(t *testing.T) {
-	where := services(t)
+	where := awstest.Services(t)
 	if where == nil {
 		t.Skip("W3FILECOIN_TEST_AWS does not say where DynamoDB, SQS and S3 are: make test-aws does")
 	}

@@ -3,13 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
-	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -22,6 +20,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/store/aws"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 	"github.com/storacha/w3filecoin/wire"
 )
 
@@ -45,7 +44,7 @@ type apart struct {
 func newApart(t *testing.T) *apart {
 	t.Helper()
 	n := &apart{t: t, dir: t.ArtifactDir(), roles: map[string]*daemon{}, url: map[string]string{}, did: map[string]string{}, key: map[string]string{}}
-	n.bucket = services(t)
+	n.bucket = awstest.Services(t)
 	names := []string{"one", "two", "aggregator", "dealer", "dealtracker", "compute"}
 	free := addresses(t, len(names)+1)
 	listen := map[string]string{"devnet": free[len(names)]}
@@ -128,21 +127,6 @@ func newApart(t *testing.T) *apart {
 	}
 	n.eye = newEye(keys, dial(t, n.url["aggregator"], n.fronts[0].agent, keys), dial(t, n.url["dealer"], n.fronts[0].agent, keys))
 	return n
-}
-
-// services returns where the services of AWS are, with a prefix that nobody else has; nil if the environment does not say.
-func services(t testing.TB) *aws.Location {
-	t.Helper()
-	text := os.Getenv("W3FILECOIN_TEST_AWS")
-	if text == "" {
-		return nil
-	}
-	where, err := aws.ParseLocation(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	where.Bucket, where.Prefix = where.BucketName(), "t-"+strings.ToLower(cryptorand.Text()[:12])
-	return &where
 }
 
 // store is the setting of a process, empty for a database of its own. What it names has been created.

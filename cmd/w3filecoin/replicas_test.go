@@ -21,6 +21,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/blob"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/roles/client"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 )
 
 // replicated is a network on AWS with two processes of each role, which share key and state, behind a load balancer for each role. Between the
@@ -41,7 +42,7 @@ func replicasOf(role string) []string { return []string{role + "-1", role + "-2"
 // newReplicated starts one, with settings of every process beside the usual ones.
 func newReplicated(t *testing.T, r *rand.Rand, setting string) *replicated {
 	t.Helper()
-	where := services(t)
+	where := awstest.Services(t)
 	if where == nil {
 		t.Skip("W3FILECOIN_TEST_AWS is not set: `make test-aws` runs this test")
 	}

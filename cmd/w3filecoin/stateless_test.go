@@ -18,6 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/broker"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/source"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 )
 
 // twins are two processes of the same roles on one store of AWS, "left" and "right", beside one of all other roles. Each has a data directory of its own.
@@ -34,7 +35,7 @@ type twins struct {
 // newTwins starts processes of some roles twice. The store has been created, and the keys.
 func newTwins(t *testing.T, twice ...string) (n *twins, store string) {
 	t.Helper()
-	where := services(t)
+	where := awstest.Services(t)
 	if where == nil {
 		t.Skip("W3FILECOIN_TEST_AWS does not say where DynamoDB, SQS and S3 are: make test-aws does")
 	}
@@ -239,7 +240,7 @@ func TestNothingOnDisk(t *testing.T) {
 	}
 
 	// To a machine of one's own, and from there to another store.
-	away, where := services(t).String(), sqliteScheme+n.file("home")
+	away, where := awstest.Services(t).String(), sqliteScheme+n.file("home")
 	there := cli(t, "admin", "copy", "--uploads", "--from", store, "--to", where, "--json")
 	back := cli(t, "admin", "copy", "--uploads", "--from", where, "--to", away, "--json")
 	if want := fmt.Sprintf(`"count": %d,`, len(filesIn(t, n.file("home/uploads")))); there != back || !strings.Contains(there, want) {

@@ -14,26 +14,18 @@ import (
 
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 	"github.com/storacha/w3filecoin/store/storetest"
 )
-
-// servicesVar names the services that tests may use, as a location whose prefix is replaced: `make test-aws` sets it.
-const servicesVar = "W3FILECOIN_TEST_AWS"
 
 // services returns a location of its own at the services of the environment.
 func services(t testing.TB) aws.Location {
 	t.Helper()
-	s := os.Getenv(servicesVar)
-	if s == "" {
-		t.Skipf("%s does not say where DynamoDB, SQS and S3 are: make test-aws does", servicesVar)
+	where := awstest.Services(t)
+	if where == nil {
+		t.Skipf("%s does not say where DynamoDB, SQS and S3 are: make test-aws does", awstest.ServicesVar)
 	}
-	l, err := aws.ParseLocation(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Bucket = l.BucketName()
-	l.Prefix = "t-" + strings.ToLower(rand.Text()[:12])
-	return l
+	return *where
 }
 
 // role is a role whose name no other test has: the bucket is common to all.

@@ -2,33 +2,25 @@ package enginetest
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
 	mathrand "math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 	"github.com/storacha/w3filecoin/store/storetest"
 )
-
-// ServicesVar names the services that tests may use, as a location of which everything but the prefix is taken.
-const ServicesVar = "W3FILECOIN_TEST_AWS"
 
 // role is whose state the state is, below a prefix that no other engine has.
 const role = "suite"
@@ -45,10 +37,8 @@ var _ storetest.Simulated = services{}
 
 // place is tables, queues and a prefix that one engine has at a time. Tables take seconds to be created: places are emptied and used again.
 type place struct {
-	where  aws.Location
-	db     *dynamodb.Client
-	sqs    *sqs.Client
-	s3     *s3.Client
+	where aws.Location
+	awstest.Clients
 	queues map[string]string // URLs of queues that were created, by name
 }
 
@@ -63,7 +53,7 @@ var places struct {
 func Main(m *testing.M) {
 	m.Run()
 	for _, p := range places.all {
-		if err := p.remove(context.Background()); err != nil {
+		if err := awstest.Remove(context.Background(), p.where); err != nil {
 			panic(fmt.Sprintf("removing %s: %v", p.where, err))
 		}
 	}
@@ -115,30 +105,15 @@ func takePlace(ctx context.Context) (*place, error) {
 		places.free = places.free[:n-1]
 		return p, nil
 	}
-	where, err := aws.ParseLocation(os.Getenv(ServicesVar))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ServicesVar, err)
-	}
-	where.Bucket = where.BucketName()
-	where.Prefix = "t-" + strings.ToLower(rand.Text()[:12])
-	var with []func(*config.LoadOptions) error
-	if where.Region != "" {
-		with = append(with, config.WithRegion(where.Region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, with...)
+	where, err := awstest.Place()
 	if err != nil {
 		return nil, err
 	}
-	endpoint := func(s string) *string {
-		if s == "" {
-			return nil
-		}
-		return &s
+	c, err := awstest.Dial(ctx, where)
+	if err != nil {
+		return nil, err
 	}
-	p := &place{where: where, queues: map[string]string{}}
-	p.db = dynamodb.NewFromConfig(cfg, func(d *dynamodb.Options) { d.BaseEndpoint = endpoint(where.DynamoDB) })
-	p.sqs = sqs.NewFromConfig(cfg, func(s *sqs.Options) { s.BaseEndpoint = endpoint(where.SQS) })
-	p.s3 = s3.NewFromConfig(cfg, func(s *s3.Options) { s.BaseEndpoint, s.UsePathStyle = endpoint(where.S3), where.PathStyle })
+	p := &place{where: where, Clients: c, queues: map[string]string{}}
 	places.all = append(places.all, p)
 	return p, aws.Init(ctx, where, aws.Layout{role: nil}, aws.Options{Role: role, Now: time.Now, After: time.After}, nil)
 }
@@ -184,7 +159,7 @@ func (e services) giveBack(ctx context.Context) error {
 // empty removes rows and blobs.
 func (p *place) empty(ctx context.Context) error {
 	for name, keys := range map[string]string{p.where.RowTable(role): "p, s", p.where.BlobTable(role): "c"} {
-		pages := dynamodb.NewScanPaginator(p.db, &dynamodb.ScanInput{TableName: &name, ProjectionExpression: &keys, ConsistentRead: awssdk.Bool(true)})
+		pages := dynamodb.NewScanPaginator(p.DB, &dynamodb.ScanInput{TableName: &name, ProjectionExpression: &keys, ConsistentRead: awssdk.Bool(true)})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
@@ -196,7 +171,7 @@ func (p *place) empty(ctx context.Context) error {
 					deletes = append(deletes, types.WriteRequest{DeleteRequest: &types.DeleteRequest{Key: key}})
 				}
 				for requests := map[string][]types.WriteRequest{name: deletes}; len(requests) > 0; {
-					out, err := p.db.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: requests})
+					out, err := p.DB.BatchWriteItem(ctx, &dynamodb.BatchWriteItemInput{RequestItems: requests})
 					if err != nil {
 						return err
 					}
@@ -205,40 +180,7 @@ func (p *place) empty(ctx context.Context) error {
 			}
 		}
 	}
-	bucket, prefix := p.where.BucketName(), p.where.Prefix+"/"
-	pages := s3.NewListObjectsV2Paginator(p.s3, &s3.ListObjectsV2Input{Bucket: &bucket, Prefix: &prefix})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return err
-		}
-		for _, object := range page.Contents {
-			if _, err := p.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &bucket, Key: object.Key}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// remove removes all there is.
-func (p *place) remove(ctx context.Context) error {
-	errs := []error{p.empty(ctx)}
-	for _, name := range []string{p.where.RowTable(role), p.where.BlobTable(role)} {
-		_, err := p.db.DeleteTable(ctx, &dynamodb.DeleteTableInput{TableName: &name})
-		errs = append(errs, err)
-	}
-	urls := slices.Collect(maps.Values(p.queues))
-	dead := p.where.DeadQueueName(role)
-	out, err := p.sqs.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: &dead})
-	if errs = append(errs, err); err == nil {
-		urls = append(urls, awssdk.ToString(out.QueueUrl))
-	}
-	for _, url := range urls {
-		_, err := p.sqs.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: &url})
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return p.RemoveObjects(ctx, p.where.BucketName(), p.where.Prefix+"/")
 }
 
 func (m *messages) options(now func() time.Time) aws.Options {
@@ -271,7 +213,7 @@ func (p *place) need(ctx context.Context, queue string) error {
 		return nil
 	}
 	name := p.where.QueueName(role, queue)
-	out, err := p.sqs.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name})
+	out, err := p.SQS.CreateQueue(ctx, &sqs.CreateQueueInput{QueueName: &name})
 	if err == nil {
 		p.queues[queue] = awssdk.ToString(out.QueueUrl)
 	}
