@@ -110,9 +110,12 @@ func (e onDouble) Interrupt(n int) bool {
 }
 
 // Again runs the package's tests once more, in short mode, in a process of its own, on an engine of a kind. Tests and skipped are regular expressions as of
-// go test -run and -skip.
+// go test -run and -skip. In short mode, as under the race detector, it does nothing: the tests have run on one engine then.
 func Again(t *testing.T, kind, tests, skipped string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("short mode")
+	}
 	if Kind() != Memory {
 		t.Skipf("the tests run on %s already", Kind())
 	}
