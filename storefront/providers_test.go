@@ -253,6 +253,7 @@ func TestParallel(t *testing.T) {
 		release   chan struct{}
 	}
 	var gates [2]gate
+	asked := make(chan struct{}, 100)
 	m := newMarket(t, nil, func(m *market, d *storefront.Deps) {
 		d.Compute = nil
 		for n, limit := range []int{near, far} {
@@ -265,6 +266,7 @@ func TestParallel(t *testing.T) {
 				g.now++
 				g.most = max(g.most, g.now)
 				g.mu.Unlock()
+				asked <- struct{}{}
 				<-g.release
 				mu.Lock()
 				defer mu.Unlock()
@@ -314,6 +316,9 @@ func TestParallel(t *testing.T) {
 	}
 	if waiting != len(items)-near-far {
 		t.Errorf("%d wait for a place", waiting)
+	}
+	for range near + far {
+		<-asked
 	}
 	close(gates[0].release)
 	close(gates[1].release)
