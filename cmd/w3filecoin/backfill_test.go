@@ -198,6 +198,7 @@ func FuzzList(f *testing.F) {
 	f.Add([]byte("key\r\na.txt\r\n\"b, c.txt\"\r\n../secret\r\n"))
 	f.Add([]byte("\ufeffbafkreibkkmj6prwzfko7zcaf6vk4xrbjfiqhjzumcwrxcf5qmxkmtg45ma\n\n,,\n\"\n"))
 	f.Add([]byte("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi," + strings.Repeat("x", maxRow) + "\nlast"))
+	f.Add([]byte(strings.Repeat("long", 300) + "\nbafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi," + strings.Repeat("x", 2000) + "\n"))
 	dir := f.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.txt"), []byte("within"), 0o600); err != nil {
 		f.Fatal(err)

@@ -58,7 +58,22 @@ const (
 )
 
 func wrong(item, kind, format string, args ...any) candidate {
-	return candidate{name: item, size: -1, wrong: &itemError{kind, fmt.Sprintf(format, args...)}}
+	message := fmt.Sprintf(format, args...)
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
+	}
+	return candidate{name: item, size: -1, wrong: &itemError{kind, message}}
+}
+
+// maxMessage bounds what is said of one item, in bytes: it may quote what somebody else wrote.
+const maxMessage = 500
+
+// unreadableFile is a file that cannot be read. Its name, which may be long, is not said again.
+func unreadableFile(key string, err error) candidate {
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		err = p.Err
+	}
+	return wrong(itemName(key), nameUnreadable, "%v", err)
 }
 
 // A finder finds out about one candidate. It may ask others, so several are called at a time.
@@ -100,7 +115,7 @@ func (d directory) find(_ context.Context, key string) candidate {
 	case errors.Is(err, fs.ErrNotExist):
 		return wrong(itemName(key), nameNotThere, "there is no such file")
 	case err != nil:
-		return wrong(itemName(key), nameUnreadable, "%v", err)
+		return unreadableFile(key, err)
 	case !info.Mode().IsRegular():
 		return wrong(itemName(key), nameUnreadable, "it is not a regular file")
 	}
@@ -132,7 +147,7 @@ func (d directory) walk(ctx context.Context, except os.FileInfo) walk {
 			case err != nil && key == ".":
 				return err
 			case err != nil:
-				c := wrong(itemName(key), nameUnreadable, "%v", err)
+				c := unreadableFile(key, err)
 				if !yield(func(context.Context) candidate { return c }, nil) {
 					return fs.SkipAll
 				}
