@@ -387,6 +387,8 @@ func engines() []mutant {
 		edit{w, "if _, err := w.exec(w.commitTransaction); err != nil {\n\t\tw.rollback()\n\t\treturn fmt.Errorf(\"committing transaction: %w\", err)", "if _, err := w.exec(w.commitTransaction); err != nil {\n\t\tw.rollback()\n\t\treturn nil"})
 	sqlite("no fsync", "the log is not fsynced at each commit", "^TestPragmasAreChecked$",
 		edit{"store/sqlite/sqlite.go", `{"synchronous", "FULL", "2"}`, `{"synchronous", "OFF", "0"}`})
+	sqlite("forgets kinds", "rows of a kind that an earlier process wrote are not found", "^TestRowsOfAllKinds$",
+		edit{w, "if err := w.kinds.read(ctx, w.conn); err != nil {", "if err := ctx.Err(); err != nil {"})
 	sqlite("blob without fsync", "a blob has its name before its bytes are on disk", "^TestBlobFilesSurvivePowerLoss$",
 		edit{"store/sqlite/blobdir.go", "return f.Sync()\n", "return nil\n"})
 	sqlite("blob without a name", "a blob's name may be gone after a power failure", "^TestBlobFilesSurvivePowerLoss$",

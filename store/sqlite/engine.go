@@ -89,6 +89,9 @@ func (e *Engine) Get(ctx context.Context, key store.Key) (store.Row, error) {
 	if row, ok := e.writer.cache.get(key); ok {
 		return row, nil
 	}
+	if !e.writer.kinds.has(key.Partition) {
+		return store.Row{}, store.ErrNotFound
+	}
 	row := store.Row{Key: key}
 	var list, listSort sql.NullString
 	err = e.reads.get.QueryRowContext(uninterrupted(ctx), key.Partition, key.Sort).Scan(&row.Version, &list, &listSort, &row.Value)
@@ -111,6 +114,14 @@ func (e *Engine) Query(ctx context.Context, partition, prefix, cursor string, li
 			return store.Page{}, err
 		}
 		start = max(start, after[0]+"\x00")
+	}
+	end, err := e.begin(ctx)
+	if err != nil {
+		return store.Page{}, err
+	}
+	defer end()
+	if !e.writer.kinds.has(partition) {
+		return store.Page{}, nil
 	}
 	return e.page(ctx, limit, e.reads.query, []any{partition, start},
 		func(r store.Row) bool { return strings.HasPrefix(r.Sort, prefix) },

@@ -166,3 +166,81 @@ func TestReceiveMissesNothing(t *testing.T) {
 	now = now.Add(time.Hour)
 	expect("1")
 }
+
+func TestRowsOfAllKinds(t *testing.T) {
+	few := []string{"a", "a!x", "a/", "a/x", "a/x/y", "a0", "a0/x", "ab/x", "/x"}
+	var many []string
+	for i := range maxKinds + 10 {
+		many = append(many, fmt.Sprintf("%d/x", i))
+	}
+	absent := []string{"", "A/x", "a\x00", "b/x", "ab", "0", "\xff/x"}
+	for name, test := range map[string]struct {
+		partitions []string
+		spared     bool // the database is not asked for what is absent
+	}{
+		"none": {nil, true},
+		"few":  {few, true},
+		"many": {many, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			dir := t.TempDir()
+			e := openTest(t, dir, Options{})
+			count := func(partition string) int {
+				_, err := e.Get(ctx, store.Key{Partition: partition})
+				if err != nil && !errors.Is(err, store.ErrNotFound) {
+					t.Error(err)
+				}
+				page, pageErr := e.Query(ctx, partition, "", "", 10)
+				if pageErr != nil {
+					t.Error(pageErr)
+				}
+				if (err == nil) != (len(page.Rows) > 0) {
+					t.Errorf("partition %q: %v, but %d rows in it", partition, err, len(page.Rows))
+				}
+				return len(page.Rows)
+			}
+			var group sync.WaitGroup
+			for w := range 8 { // several kinds are new in one transaction
+				group.Go(func() {
+					for i := w; i < len(test.partitions); i += 8 {
+						partition := test.partitions[i]
+						if n := count(partition); n != 0 {
+							t.Errorf("partition %q has %d rows before it has any", partition, n)
+						}
+						if _, err := e.Commit(ctx, store.Change{Row: store.Row{Key: store.Key{Partition: partition}}}); err != nil {
+							t.Error(err)
+						}
+						if n := count(partition); n != 1 {
+							t.Errorf("partition %q has %d rows after a commit, not 1", partition, n)
+						}
+					}
+				})
+			}
+			group.Wait()
+			for range 2 {
+				for _, partition := range test.partitions {
+					e.writer.cache.drop(store.Key{Partition: partition})
+					if n := count(partition); n != 1 {
+						t.Errorf("partition %q has %d rows, not 1", partition, n)
+					}
+				}
+				for _, partition := range absent {
+					if n := count(partition); n != 0 {
+						t.Errorf("partition %q has %d rows, but none was written", partition, n)
+					}
+					if test.spared == e.writer.kinds.has(partition) {
+						t.Errorf("partition %q: the database is asked: %v", partition, !test.spared)
+					}
+				}
+				if err := e.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := e.Query(ctx, "none of this kind", "", "", 1); !errors.Is(err, errClosed) {
+					t.Errorf("a query of a closed engine: %v", err)
+				}
+				e = openTest(t, dir, Options{})
+			}
+		})
+	}
+}

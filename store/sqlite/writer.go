@@ -62,6 +62,7 @@ type writer struct {
 	batches, changes atomic.Uint64
 	cache            rowCache
 	heads            heads
+	kinds            kinds
 
 	insertRow, updateRow, deleteRow                          *sql.Stmt
 	insertMessage, receiveMessages, ackMessage, extendLease  *sql.Stmt
@@ -101,6 +102,9 @@ func openWriter(path string, o Options) (_ *writer, err error) {
 		return nil, err
 	}
 	w.nextID = openings << messageIDBits
+	if err := w.kinds.read(ctx, w.conn); err != nil {
+		return nil, err
+	}
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		text string
@@ -241,6 +245,7 @@ func (w *writer) transaction(batch []*request) (err error) {
 	for _, r := range batch {
 		if c, ok := r.change.(*commitRow); ok && r.result == nil {
 			w.cache.drop(c.Row.Key)
+			w.kinds.add(c.Row.Partition)
 		}
 	}
 	if _, err := w.exec(w.commitTransaction); err != nil {
