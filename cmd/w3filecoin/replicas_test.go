@@ -217,7 +217,7 @@ func (n *replicated) offer(ctx context.Context, at *offerer, c content) error {
 
 // offerAll offers so many pieces, several at a time, one in eight of them twice and by another agent as well.
 func (n *replicated) offerAll(ctx context.Context, seed uint64, count int) error {
-	const parallel = 8
+	const parallel = 16
 	var group sync.WaitGroup
 	errs := make([]error, parallel)
 	for i := range parallel {
@@ -354,7 +354,11 @@ func TestReplicas(t *testing.T) {
 	defer cancel()
 	results := make(chan error, 2)
 	offering := rand.New(rand.NewPCG(seed, 1)).Uint64()
-	go func() { results <- n.offerAll(ctx, offering, pieces) }()
+	go func() {
+		err := n.offerAll(ctx, offering, pieces)
+		t.Logf("%d pieces were acknowledged after %.0f s", pieces, time.Since(began).Seconds())
+		results <- err
+	}()
 	go func() { results <- n.watch(ctx, rand.New(rand.NewPCG(seed, 2)), pieces) }()
 
 	// A process dies after so many messages were worked on: the more is done, the sooner.
