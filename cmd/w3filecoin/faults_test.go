@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -18,8 +19,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/smithy-go"
+
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/aws"
+	"github.com/storacha/w3filecoin/store/aws/awstest"
 )
 
 // fault is what networks and services make of a request at times, all within what the services promise.
@@ -70,15 +75,16 @@ type faults struct {
 	where  aws.Location
 	calm   bool // no faults: only looking
 	client *http.Transport
+	queues *sqs.Client
 
 	mu       sync.Mutex
 	r        *rand.Rand
 	injected map[fault]int
-	requests map[string]int             // by operation
-	pages    map[string]page            // of indexes, by request
-	held     map[string]map[string]bool // handles of messages that a process has received and not ended, by process
-	handled  int                        // messages that were worked on and acknowledged, without those of timers that come again and again
-	wanted   int                        // handled at which reached is closed
+	requests map[string]int               // by operation
+	pages    map[string]page              // of indexes, by request
+	held     map[string]map[string]string // URLs of queues by handles of messages that a process has received and not ended, by process
+	handled  int                          // messages that were worked on and acknowledged, without those of timers that come again and again
+	wanted   int                          // handled at which reached is closed
 	reached  chan struct{}
 }
 
@@ -92,8 +98,13 @@ type page struct {
 
 func newFaults(t testing.TB, where aws.Location, r *rand.Rand) *faults {
 	f := &faults{t: t, where: where, r: r, client: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}, injected: map[fault]int{},
-		requests: map[string]int{}, pages: map[string]page{}, held: map[string]map[string]bool{}}
+		requests: map[string]int{}, pages: map[string]page{}, held: map[string]map[string]string{}}
 	t.Cleanup(f.client.CloseIdleConnections)
+	clients, err := awstest.Dial(t.Context(), where)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.queues = clients.SQS
 	return f
 }
 
@@ -326,13 +337,13 @@ func (f *faults) learn(process, op string, request, answer []byte) {
 	}
 	held := f.held[process]
 	if held == nil {
-		held = map[string]bool{}
+		held = map[string]string{}
 		f.held[process] = held
 	}
 	switch op {
 	case "ReceiveMessage":
 		for _, m := range out.Messages {
-			held[m.ReceiptHandle] = true
+			held[m.ReceiptHandle] = in.QueueURL
 		}
 	case "ChangeMessageVisibility":
 		if in.VisibilityTimeout != int(store.DefaultLease/time.Second) { // what a handler that goes on with it asks for
@@ -359,11 +370,23 @@ func (f *faults) holds(process string) int {
 	return len(f.held[process])
 }
 
-// forget forgets what a process holds: it starts again.
-func (f *faults) forget(process string) {
+// release lets what a dead process holds come again after some seconds. It would by itself when the leases end: after a minute, of which a piece on its way to
+// a deal meets several when processes die all the time. Leases of which nobody knows end then.
+func (f *faults) release(process string) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	held := f.held[process]
 	delete(f.held, process)
+	f.mu.Unlock()
+	for _, handle := range slices.Sorted(maps.Keys(held)) {
+		queue := held[handle]
+		_, err := f.queues.ChangeMessageVisibility(f.t.Context(), &sqs.ChangeMessageVisibilityInput{
+			QueueUrl: &queue, ReceiptHandle: &handle, VisibilityTimeout: int32(1 + f.chance(10)),
+		})
+		// One whose lease has ended, or that was acknowledged by a request of which the answer is on its way.
+		if err != nil && !errors.As(err, new(smithy.APIError)) {
+			f.t.Errorf("ending a lease: %v", err)
+		}
+	}
 }
 
 // change changes a batch of messages or items: only half of it is to be done, or a message comes late. rest answers for what is not to be done; do is nil

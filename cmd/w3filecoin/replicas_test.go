@@ -298,7 +298,7 @@ func (n *replicated) kill(name string) {
 	n.t.Helper()
 	n.count(name)
 	n.roles[name].kill()
-	n.faults.forget(name)
+	n.faults.release(name)
 	n.roles[name].start()
 	n.kills++
 }
