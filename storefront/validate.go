@@ -35,17 +35,16 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 	if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	submit, err := s.ledger.Effect(ctx, p.Value.Offer, p.Value.Submit)
-	if err != nil {
-		return err
-	}
-	nonce := submit.EffectNonce()
 	verdict, err := s.verdicts.Get(ctx, verdictKey(p.Value.Content))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
 	// What verified bytes gave before is a fact. A nonce asks to compute a negative verdict once more.
-	if verdict.Exists() && (nonce == "" || verdict.Value.Piece == p.Value.Piece) {
+	if verdict.Exists() && (p.Value.Nonce == "" || verdict.Value.Piece == p.Value.Piece) {
+		submit, err := s.ledger.Effect(ctx, p.Value.Offer, p.Value.Submit)
+		if err != nil {
+			return err
+		}
 		return s.judge(ctx, p, submit, ruling{Verdict: verdict.Value})
 	}
 
@@ -66,6 +65,11 @@ func (s *Service) validate(ctx context.Context, msg pieceMessage) error {
 	if err != nil {
 		return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, "content-unavailable: "+err.Error())
 	}
+	submit, err := s.ledger.Effect(ctx, p.Value.Offer, p.Value.Submit)
+	if err != nil {
+		return err
+	}
+	nonce := submit.EffectNonce()
 	if s.Policy.Validation.Mode == Quorum {
 		return s.quorum(ctx, p, submit, nonce, content)
 	}
