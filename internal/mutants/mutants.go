@@ -377,7 +377,7 @@ func engines() []mutant {
 	sqlite("half a commit", "the messages of a refused commit are sent", suite,
 		edit{w, "\tif n == 0 {\n\t\treturn store.ErrConflict\n\t}\n\tnow := w.options.Now()", "\tnow := w.options.Now()"},
 		edit{w, "\t\tif err := (putBlob{b}).apply(w); err != nil {\n\t\t\treturn err\n\t\t}\n\t}\n\treturn nil\n}", "\t\tif err := (putBlob{b}).apply(w); err != nil {\n\t\t\treturn err\n\t\t}\n\t}\n\tif n == 0 {\n\t\treturn store.ErrConflict\n\t}\n\treturn nil\n}"})
-	sqlite("no lease", "a message is delivered to two at a time", suite, edit{w, "now.Add(c.lease).UnixNano(), c.queue", "now.UnixNano(), c.queue"})
+	sqlite("no lease", "a message is delivered to two at a time", suite, edit{w, "until := now.Add(c.lease).UnixNano()", "until := now.UnixNano()"})
 	sqlite("stale lease", "who lost a lease can still acknowledge", suite,
 		edit{w, "DELETE FROM message WHERE id = ? AND attempt = ? AND leased = 1", "DELETE FROM message WHERE id = ? AND attempt >= min(?, 0)"})
 	sqlite("due times", "messages are delivered before they are due", suite, edit{w, "if m.Due.After(now) {\n\t\t\tvisible = m.Due\n\t\t}", ""})

@@ -64,14 +64,14 @@ type writer struct {
 	heads            heads
 	kinds            kinds
 
-	insertRow, updateRow, deleteRow                          *sql.Stmt
-	insertMessage, receiveMessages, ackMessage, extendLease  *sql.Stmt
-	retryMessage, head, insertBlob, deleteBlob               *sql.Stmt
-	beginTransaction, commitTransaction, rollbackTransaction *sql.Stmt
+	insertRow, updateRow, deleteRow                           *sql.Stmt
+	insertMessage, due, leaseMessage, ackMessage, extendLease *sql.Stmt
+	retryMessage, head, insertBlob, deleteBlob                *sql.Stmt
+	beginTransaction, commitTransaction, rollbackTransaction  *sql.Stmt
 }
 
 // selectDue finds the messages of a queue that have been due, or out of lease, the longest. (For the plus see the statements of the readers.)
-const selectDue = `SELECT id FROM message WHERE queue = ? AND visible <= ? ORDER BY visible LIMIT +?`
+const selectDue = `SELECT id, attempt, enqueued, body FROM message WHERE queue = ? AND visible <= ? ORDER BY visible LIMIT +?`
 
 // selectHead finds when a queue has something to receive, NULL if it has no messages.
 const selectHead = `SELECT min(visible) FROM message WHERE queue = ?`
@@ -116,8 +116,8 @@ func openWriter(path string, o Options) (_ *writer, err error) {
 		{&w.updateRow, `UPDATE row SET version = version + 1, list = ?, list_sort = ?, value = ? WHERE partition = ? AND sort = ? AND version = ?`},
 		{&w.deleteRow, `DELETE FROM row WHERE partition = ? AND sort = ? AND version = ?`},
 		{&w.insertMessage, `INSERT INTO message (id, queue, visible, attempt, leased, enqueued, body) VALUES (?, ?, ?, 0, 0, ?, ?)`},
-		{&w.receiveMessages, `UPDATE message SET visible = ?, attempt = attempt + 1, leased = 1
-			WHERE id IN (` + selectDue + `) RETURNING id, attempt, enqueued, body`},
+		{&w.due, selectDue},
+		{&w.leaseMessage, `UPDATE message SET visible = ?, attempt = ?, leased = 1 WHERE id = ?`},
 		{&w.ackMessage, `DELETE FROM message WHERE id = ? AND attempt = ? AND leased = 1`},
 		{&w.extendLease, `UPDATE message SET visible = ? WHERE id = ? AND attempt = ? AND leased = 1`},
 		{&w.retryMessage, `UPDATE message SET visible = ?, leased = 0 WHERE id = ? AND attempt = ? AND leased = 1`},
@@ -396,25 +396,43 @@ func (c *receive) apply(w *writer) error {
 	return nil
 }
 
-func (c *receive) lend(w *writer) (err error) {
+// lend finds messages first and leases them then. One statement for both costs more: it keeps what it finds, and what it returns, in tables of its own.
+func (c *receive) lend(w *writer) error {
 	c.deliveries = nil // of an earlier try
 	now := w.options.Now()
-	rows, err := w.receiveMessages.QueryContext(context.Background(), now.Add(c.lease).UnixNano(), c.queue, now.UnixNano(), c.limit)
+	ids, err := c.find(w, now)
 	if err != nil {
 		return err
+	}
+	until := now.Add(c.lease).UnixNano()
+	for i, id := range ids {
+		if _, err := w.exec(w.leaseMessage, until, c.deliveries[i].Attempt, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find makes deliveries of the messages that are due.
+func (c *receive) find(w *writer, now time.Time) (ids []int64, err error) {
+	rows, err := w.due.QueryContext(context.Background(), c.queue, now.UnixNano(), c.limit)
+	if err != nil {
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		var id, attempt, enqueued int64
 		d := store.Delivery{Message: store.Message{Queue: c.queue}}
 		if err := rows.Scan(&id, &attempt, &enqueued, &d.Body); err != nil {
-			return err
+			return nil, err
 		}
+		attempt++
 		d.ID, d.Attempt, d.Lease = formatID(id), int(attempt), strconv.FormatInt(attempt, 10)
 		d.Enqueued = time.Unix(0, enqueued).UTC()
+		ids = append(ids, id)
 		c.deliveries = append(c.deliveries, d)
 	}
-	return rows.Err()
+	return ids, rows.Err()
 }
 
 // endDelivery acknowledges a message, extends its lease, or gives it back.

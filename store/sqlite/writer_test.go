@@ -315,7 +315,7 @@ func TestStatementsUseIndexes(t *testing.T) {
 		{selectIndex, []any{"", "", "", "", 1}, "SEARCH row USING INDEX listing (list=? AND (list_sort,partition,sort)>(?,?,?))"},
 		{selectAll, []any{"", "", 1}, "SEARCH row USING INDEX sqlite_autoindex_row_1 ((partition,sort)>(?,?))"},
 		{selectHead, []any{""}, "SEARCH message USING COVERING INDEX receivable (queue=?)"},
-		{selectDue, []any{"", 1, 1}, "SEARCH message USING COVERING INDEX receivable (queue=? AND visible<?)"},
+		{selectDue, []any{"", 1, 1}, "SEARCH message USING INDEX receivable (queue=? AND visible<?)"},
 		{selectBlob, []any{[]byte{}}, "SEARCH blob USING INDEX blob_cid (cid=?)"},
 		{selectBlobSize, []any{[]byte{}}, "SEARCH blob USING INDEX blob_cid (cid=?)"},
 		{selectBlobs, []any{[]byte{}, 1}, "SEARCH blob USING COVERING INDEX blob_cid (cid>?)"},
