@@ -75,7 +75,7 @@ const (
 	// Refusals that changed nothing; they are not stored, the same task may succeed later.
 	UnsupportedContent    = "UnsupportedContent"    // filecoin/offer, compute/piececid: not a whole byte string, or not sha2-256
 	PieceTooLarge         = "PieceTooLarge"         // filecoin/offer, piece/offer: could never be placed
-	QuotaExceeded         = "QuotaExceeded"         // filecoin/offer, piece/offer: as much as may be offered in a day has been
+	QuotaExceeded         = "QuotaExceeded"         // filecoin/offer, piece/offer, space/blob/add: as much as may be offered or uploaded in a day has been
 	OfferRefused          = "OfferRefused"          // filecoin/offer, piece/offer: too much that was offered before was proven wrong
 	RecordNotFound        = "RecordNotFound"        // filecoin/info: unknown piece
 	ContentNotFound       = "ContentNotFoundError"  // compute/piececid: nothing to read at the claimed locations
@@ -159,17 +159,26 @@ func (d *quotaDetails) Fields() []Field {
 	}
 }
 
-// Quota is what somebody has offered on a day, and what they may; a maximum of zero bounds nothing.
+// Quota is what somebody has offered or uploaded on a day, and what they may; a maximum of zero bounds nothing.
 type Quota struct {
-	Count, MaxCount uint64 // pieces
-	Bytes, MaxBytes uint64 // padded bytes of pieces
+	Count, MaxCount uint64 // pieces; of uploads blobs
+	Bytes, MaxBytes uint64 // padded bytes of pieces; of uploads bytes
 }
 
 // NewQuotaExceeded refuses an offer beyond what the subject (an agent, a space, a storefront, all newcomers) may offer in a day.
 func NewQuotaExceeded(subject string, q Quota, retryAfter time.Duration) *Failure {
+	return quotaFailure(subject, q, retryAfter, "%s has offered %d pieces of %d padded bytes today: offer again in %s")
+}
+
+// NewUploadQuotaExceeded refuses an upload beyond what the subject (an agent, a space, all newcomers) may upload in a day.
+func NewUploadQuotaExceeded(subject string, q Quota, retryAfter time.Duration) *Failure {
+	return quotaFailure(subject, q, retryAfter, "%s has uploaded %d blobs of %d bytes today: upload again in %s")
+}
+
+func quotaFailure(subject string, q Quota, retryAfter time.Duration, format string) *Failure {
 	return &Failure{Name: QuotaExceeded,
 		Details: &quotaDetails{subject, q.Count, q.MaxCount, q.Bytes, q.MaxBytes, seconds(retryAfter)},
-		Message: fmt.Sprintf("%s has offered %d pieces of %d padded bytes today: offer again in %s", subject, q.Count, q.Bytes, retryAfter.Round(time.Second))}
+		Message: fmt.Sprintf(format, subject, q.Count, q.Bytes, retryAfter.Round(time.Second))}
 }
 
 // RefusalDetails are the details of OfferRefused.

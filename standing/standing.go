@@ -1,5 +1,5 @@
 // Package standing keeps what a role knows of those who offer things to it: how much they have offered today, and how often what they offered was
-// proven wrong. One row per subject holds both, and a row says all that there is to say, so an admission reads one row and the rows are as many
+// proven wrong. What they upload is offered too, in this sense, and has accounts of its own. One row per subject holds both, and a row says all that there is to say, so an admission reads one row and the rows are as many
 // as the subjects.
 //
 // An account of a day (a UTC day) is reserved before the offer is acknowledged, by the task of the offer: repeating an offer takes nothing more. A
@@ -26,12 +26,20 @@ import (
 
 // Limit bounds what a subject may offer on one UTC day. A field that is zero bounds nothing.
 type Limit struct {
-	Count uint64 // offers
-	Bytes uint64 // padded bytes of the pieces offered, as claimed
+	Count uint64 // pieces offered, or blobs uploaded
+	Bytes uint64 // padded bytes of the pieces, bytes of the blobs, as claimed
 }
 
 // None reports whether nothing is bounded.
 func (l Limit) None() bool { return l == Limit{} }
+
+// Limits bound what agents may offer on one UTC day; the zero Limits nothing.
+type Limits struct {
+	// Agent bounds each agent, and Space each resource that agents act on, other than their own DID.
+	Agent, Space Limit
+	// Newcomers bounds all agents together of whom nothing was proven right yet: a new DID costs nothing, so limits of each do not bound many.
+	Newcomers Limit
+}
 
 // Policy says what a score leads to. The zero Policy: to nothing.
 type Policy struct {
@@ -114,6 +122,9 @@ type Row struct {
 	Refuse     uint64 `cbor:"f,omitzero"`
 }
 
+// AgentSubject is what an agent is called.
+func AgentSubject(did string) string { return "agent/" + did }
+
 func key(subject string) store.Key { return store.Key{Partition: "standing/" + subject} }
 
 // index lists the subjects that something was proven against.
@@ -164,7 +175,7 @@ type Exceeded struct {
 }
 
 func (e *Exceeded) Error() string {
-	return fmt.Sprintf("%s has offered %d pieces of %d bytes today", e.Subject, e.Used.Count, e.Used.Bytes)
+	return fmt.Sprintf("%s has used %d of %d, in bytes %d of %d, for today", e.Subject, e.Used.Count, e.Limit.Count, e.Used.Bytes, e.Limit.Bytes)
 }
 
 const day = 24 * time.Hour
@@ -194,6 +205,35 @@ func (r *Register) Reserve(ctx context.Context, subject string, task cid.Cid, by
 		return nil
 	})
 	return err
+}
+
+// Offerer is who offers: an agent, on a resource that may be its own DID.
+type Offerer struct {
+	Agent, Space string
+	// Newcomer says that nothing was proven right of the agent yet.
+	Newcomer bool
+}
+
+// ReserveAll reserves as Reserve does for all that limits bound: the agent, its space, newcomers. It ends with the first that may not; what was taken from
+// those before stays taken. The accounts are those of subjects whose names begin with prefix, so that different things can be counted apart.
+func (r *Register) ReserveAll(ctx context.Context, prefix string, by Offerer, task cid.Cid, bytes uint64, limits Limits) error {
+	for _, account := range []struct {
+		subject string
+		limit   Limit
+		counts  bool
+	}{
+		{AgentSubject(by.Agent), limits.Agent, true},
+		{"space/" + by.Space, limits.Space, by.Space != by.Agent},
+		{"newcomers", limits.Newcomers, by.Newcomer},
+	} {
+		if !account.counts || account.limit.None() {
+			continue
+		}
+		if err := r.Reserve(ctx, prefix+account.subject, task, bytes, account.limit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Wrong notes that what a task offered was proven wrong. Noting a task again, soon after, changes nothing.

@@ -14,32 +14,15 @@ import (
 	"github.com/storacha/w3filecoin/store"
 )
 
-// Limits bound what is taken in per UTC day; the zero Limits nothing.
-type Limits struct {
-	// Agent bounds each agent, and Space each resource that agents offer on, other than their own DID.
-	Agent, Space standing.Limit
-	// Newcomers bounds all agents together that have not had a piece validated yet: a new DID costs nothing, so limits of each do not bound many.
-	Newcomers standing.Limit
-}
-
-// Subjects of the storefront's register of standings.
-const newcomers = "newcomers"
-
-// AgentSubject is what an agent is called among the standings of a storefront.
-func AgentSubject(did string) string { return "agent/" + did }
-
-func spaceSubject(did string) string { return "space/" + did }
-
 // admit says whether an offer may be acknowledged: not beyond the limits, nor from an agent with too bad a standing. An offer that has been
 // acknowledged before has its receipt, whatever happened since.
 func (s *Service) admit(ctx context.Context, inv capabilities.Invocation, p piece.Link) (earlier *capabilities.Receipt, err error) {
-	agent := AgentSubject(inv.Issuer.String())
-	known, err := s.standings.Of(ctx, agent)
+	known, err := s.standings.Of(ctx, standing.AgentSubject(inv.Issuer.String()))
 	if err != nil {
 		return nil, err
 	}
 	limits := s.Policy.Limits
-	if known.Level != standing.Refused && limits == (Limits{}) {
+	if known.Level != standing.Refused && limits == (standing.Limits{}) {
 		return nil, nil
 	}
 	// Anybody can repeat an invocation of somebody else's. It must not take from what that one may offer.
@@ -49,29 +32,13 @@ func (s *Service) admit(ctx context.Context, inv capabilities.Invocation, p piec
 	if known.Level == standing.Refused {
 		return nil, capabilities.NewOfferRefused(inv.Issuer.String(), known.Score, known.Cause, known.RetryAfter)
 	}
-	reserve := func(subject string, limit standing.Limit) error {
-		if limit.None() {
-			return nil
-		}
-		err := s.standings.Reserve(ctx, subject, inv.Link(), p.PaddedSize(), limit)
-		if over := (*standing.Exceeded)(nil); errors.As(err, &over) {
-			return capabilities.NewQuotaExceeded(subject, capabilities.Quota{Count: over.Used.Count, MaxCount: over.Limit.Count,
-				Bytes: over.Used.Bytes, MaxBytes: over.Limit.Bytes}, over.RetryAfter)
-		}
-		return err
+	by := standing.Offerer{Agent: inv.Issuer.String(), Space: inv.Resource(), Newcomer: known.Right == 0}
+	err = s.standings.ReserveAll(ctx, "", by, inv.Link(), p.PaddedSize(), limits)
+	if over := (*standing.Exceeded)(nil); errors.As(err, &over) {
+		return nil, capabilities.NewQuotaExceeded(over.Subject, capabilities.Quota{Count: over.Used.Count, MaxCount: over.Limit.Count,
+			Bytes: over.Used.Bytes, MaxBytes: over.Limit.Bytes}, over.RetryAfter)
 	}
-	if err := reserve(agent, limits.Agent); err != nil {
-		return nil, err
-	}
-	if space := inv.Resource(); space != inv.Issuer.String() {
-		if err := reserve(spaceSubject(space), limits.Space); err != nil {
-			return nil, err
-		}
-	}
-	if known.Right == 0 {
-		return nil, reserve(newcomers, limits.Newcomers)
-	}
-	return nil, nil
+	return nil, err
 }
 
 // blamePage is how many of those who offered a pair one message deals with.
@@ -120,7 +87,7 @@ func (s *Service) wrong(ctx context.Context, agent string, offer cid.Cid, p *Pie
 	if agent == "" {
 		return nil // of a time when this was not kept
 	}
-	was, err := s.standings.Wrong(ctx, AgentSubject(agent), offer, p.Reason)
+	was, err := s.standings.Wrong(ctx, standing.AgentSubject(agent), offer, p.Reason)
 	if err == nil {
 		s.Log.Warn("an offer was proven wrong", "agent", agent, "offer", offer, "content", p.Content, "piece", p.Piece, "validation", p.Validation,
 			"standing", was.Level.String(), "wrong", was.Wrong)
@@ -134,17 +101,17 @@ func (s *Service) credit(ctx context.Context, msg pieceMessage) error {
 	if err != nil {
 		return err
 	}
-	return s.standings.Right(ctx, AgentSubject(p.Value.Agent), p.Value.Offer)
+	return s.standings.Right(ctx, standing.AgentSubject(p.Value.Agent), p.Value.Offer)
 }
 
 // placeOf says in which group a piece is offered that was found right: apart from others if all who offered it so far are to be kept apart. It also says
 // whether that it was right is worth noting with the agent.
 func (s *Service) placeOf(ctx context.Context, p store.Record[Piece]) (group string, credit bool, err error) {
-	first, err := s.standings.Of(ctx, AgentSubject(p.Value.Agent))
+	first, err := s.standings.Of(ctx, standing.AgentSubject(p.Value.Agent))
 	if err != nil {
 		return "", false, err
 	}
-	credit = first.Score > 0 || first.Right == 0 && !s.Policy.Limits.Newcomers.None()
+	credit = first.Score > 0 || first.Right == 0 && (s.Policy.Newcomers || !s.Policy.Limits.Newcomers.None())
 	if first.Level == standing.Good {
 		return s.Group, credit, nil
 	}
@@ -154,7 +121,7 @@ func (s *Service) placeOf(ctx context.Context, p store.Record[Piece]) (group str
 		return "", false, err
 	}
 	for _, by := range others {
-		other, err := s.standings.Of(ctx, AgentSubject(by.Value.Agent))
+		other, err := s.standings.Of(ctx, standing.AgentSubject(by.Value.Agent))
 		if err != nil {
 			return "", false, err
 		}

@@ -32,7 +32,7 @@ func (m *market) standingOf(agent capabilities.Signer) standing.Standing {
 		m.t.Fatal(err)
 	}
 	for _, s := range list {
-		if s.Subject == storefront.AgentSubject(agent.DID().String()) {
+		if s.Subject == standing.AgentSubject(agent.DID().String()) {
 			return s
 		}
 	}
@@ -187,19 +187,19 @@ func TestLimits(t *testing.T) {
 	three := standing.Limit{Count: 3}
 	alice, bob := chaintest.Key("alice"), chaintest.Key("bob")
 	for name, tt := range map[string]struct {
-		limits storefront.Limits
+		limits standing.Limits
 		// alice and bob are how many of ten offers each are taken, on two days; both offer on a space of alice's if shared.
 		shared     bool
 		alice, bob [2]int
 	}{
 		"none":       {alice: [2]int{10, 10}, bob: [2]int{10, 10}},
-		"each agent": {limits: storefront.Limits{Agent: three}, alice: [2]int{3, 3}, bob: [2]int{3, 3}},
-		"bytes of each agent": {limits: storefront.Limits{Agent: standing.Limit{Bytes: 5 * 512}},
+		"each agent": {limits: standing.Limits{Agent: three}, alice: [2]int{3, 3}, bob: [2]int{3, 3}},
+		"bytes of each agent": {limits: standing.Limits{Agent: standing.Limit{Bytes: 5 * 512}},
 			alice: [2]int{5, 5}, bob: [2]int{5, 5}},
-		"each space, their own":  {limits: storefront.Limits{Space: three}, alice: [2]int{10, 10}, bob: [2]int{10, 10}},
-		"each space, one":        {limits: storefront.Limits{Space: three}, shared: true, alice: [2]int{3, 3}, bob: [2]int{0, 0}},
-		"newcomers":              {limits: storefront.Limits{Newcomers: three}, alice: [2]int{3, 10}, bob: [2]int{0, 3}},
-		"newcomers and the rest": {limits: storefront.Limits{Newcomers: three, Agent: standing.Limit{Count: 8}}, alice: [2]int{3, 8}, bob: [2]int{0, 3}},
+		"each space, their own":  {limits: standing.Limits{Space: three}, alice: [2]int{10, 10}, bob: [2]int{10, 10}},
+		"each space, one":        {limits: standing.Limits{Space: three}, shared: true, alice: [2]int{3, 3}, bob: [2]int{0, 0}},
+		"newcomers":              {limits: standing.Limits{Newcomers: three}, alice: [2]int{3, 10}, bob: [2]int{0, 3}},
+		"newcomers and the rest": {limits: standing.Limits{Newcomers: three, Agent: standing.Limit{Count: 8}}, alice: [2]int{3, 8}, bob: [2]int{0, 3}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMarket(t, nil, withPolicy(storefront.Policy{Limits: tt.limits}))
@@ -241,9 +241,28 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestNewcomersElsewhere: where only others bound newcomers, whoever has had a piece validated ceases to be one all the same.
+func TestNewcomersElsewhere(t *testing.T) {
+	alice := chaintest.Key("alice")
+	for _, elsewhere := range []bool{false, true} {
+		m := newMarket(t, nil, withPolicy(storefront.Policy{Newcomers: elsewhere}))
+		if _, f := m.good(alice); f != nil {
+			t.Fatal(f)
+		}
+		m.run(time.Minute)
+		known, err := standing.New(m.stage.Engine, standing.Policy{}, m.clock).Of(t.Context(), standing.AgentSubject(alice.DID().String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if noted := known.Right == 1; noted != elsewhere {
+			t.Errorf("noted: %t, want %t", noted, elsewhere)
+		}
+	}
+}
+
 // TestReplayTakesNothing: whoever repeats somebody's old invocations, on the next day too, does not use up what that agent may offer.
 func TestReplayTakesNothing(t *testing.T) {
-	m := newMarket(t, nil, withPolicy(storefront.Policy{Limits: storefront.Limits{Agent: standing.Limit{Count: 40}}}))
+	m := newMarket(t, nil, withPolicy(storefront.Policy{Limits: standing.Limits{Agent: standing.Limit{Count: 40}}}))
 	alice := chaintest.Key("alice")
 	var old []capabilities.Task
 	for range 40 {
@@ -272,7 +291,7 @@ func TestAdmissionFaults(t *testing.T) {
 	faults := []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict, storetest.Duplicate}
 	storetest.Sweep(t, faults, func(t *testing.T, choose storetest.Chooser) {
 		m := newMarket(t, choose, withPolicy(storefront.Policy{
-			Limits:     storefront.Limits{Agent: standing.Limit{Count: 3}, Newcomers: standing.Limit{Count: 6}},
+			Limits:     standing.Limits{Agent: standing.Limit{Count: 3}, Newcomers: standing.Limit{Count: 6}},
 			Reputation: standing.Policy{HalfLife: 1000 * time.Hour, Quarantine: 0.5, Refuse: 1.5},
 		}))
 		mallory, alice := chaintest.Key("mallory"), chaintest.Key("alice")

@@ -28,8 +28,10 @@ type Policy struct {
 	MaxPiece uint64
 	// Validation says whose word is taken for the piece of some content.
 	Validation Validation
-	// Limits bound what is taken in per day.
-	Limits Limits
+	// Limits bound what is offered per day.
+	Limits standing.Limits
+	// Newcomers says that others bound newcomers as well, as uploads do: who has had a piece validated is noted for them.
+	Newcomers bool
 	// Reputation says what follows for agents whose offers were proven wrong.
 	Reputation standing.Policy
 	// InfoToOfferersOnly restricts filecoin/info to agents and spaces that offered the piece.

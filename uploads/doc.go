@@ -17,6 +17,10 @@
 // An upload ends when blob/accept is concluded: with the claim, or, if the address expired before the bytes came, with
 // AllocatedMemoryHadNotBeenWrittenTo. Every space/blob/add has tasks of its own, so that failure says nothing about another try.
 //
-// The rows are those of the tasks, and one per blob and space. service.go holds the capabilities, events.go the messages (one method each,
-// safe to repeat, in any order), records.go the rows.
+// Limits of a day bound what is allocated, by number and bytes, for each agent and space: by the accounts of package standing, under names of their own. The
+// charge comes before the address, because what has an address may come; it is not given back if nothing comes, as the account ends with the day. What
+// is there already costs nothing, nor does a blob that is added to its space again while the address that was charged for is good.
+//
+// The rows are those of the tasks, one per blob and space, and one per blob that a space was charged with, until its address has expired. service.go
+// holds the capabilities, admission.go the limits, events.go the messages (one method each, safe to repeat, in any order), records.go the rows.
 package uploads

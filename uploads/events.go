@@ -104,7 +104,10 @@ func (s *Service) hurry(ctx context.Context, inv capabilities.Invocation) error 
 
 // expired ends an upload for good: the blob came, or it did not.
 func (s *Service) expired(ctx context.Context, msg addMessage) error {
-	return s.conclude(ctx, msg.Add, true)
+	if err := s.conclude(ctx, msg.Add, true); err != nil {
+		return err
+	}
+	return s.forget(ctx, msg.Add)
 }
 
 // conclude looks for the blob, and concludes blob/accept if it is there, or if this is the last look.

@@ -92,12 +92,19 @@ func newWorld(t *testing.T, choose storetest.Chooser) *world {
 		Signer: self, Store: w.Driver, Keys: keys{}, Bucket: w.bucket, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 		Policy: uploads.Policy{MaxSize: 1000, MayUpload: func(space string) bool { return space != stranger.DID().String() }},
 	}
+	w.serve()
+	w.ledger = tasks.New(w.Driver, keys{}, w.Clock.Now, w.deps.Log)
+	return w
+}
+
+// serve makes the service of what it is to be made of now.
+func (w *world) serve() {
+	w.Helper()
 	s, err := uploads.New(w.deps)
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
-	w.service, w.ledger = s, tasks.New(w.Driver, keys{}, w.Clock.Now, w.deps.Log)
-	return w
+	w.service = s
 }
 
 func invoke(by capabilities.Signer, c capabilities.Caveats, nonce string) capabilities.Task {

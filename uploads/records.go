@@ -1,6 +1,8 @@
 package uploads
 
 import (
+	"time"
+
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
 
@@ -27,6 +29,18 @@ func spacePartition(did string) string { return "space/" + did }
 
 func itemKey(did string, digest blob.Digest) store.Key {
 	return store.Key{Partition: spacePartition(did), Sort: multihash.Multihash(digest).B58String()}
+}
+
+// Allocation is what a space was charged with for a blob that it may send, where uploads are limited, under `allocation/{space}` and the multihash in base58.
+type Allocation struct {
+	Size    uint64 `cbor:"s"` // bytes
+	Expires int64  `cbor:"e"` // of the address: milliseconds since the Unix epoch
+}
+
+func (a *Allocation) good(now time.Time) bool { return now.UnixMilli() < a.Expires }
+
+func allocationKey(did string, digest blob.Digest) store.Key {
+	return store.Key{Partition: "allocation/" + did, Sort: multihash.Multihash(digest).B58String()}
 }
 
 func (i *Item) item(digest blob.Digest) space.Item {

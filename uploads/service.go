@@ -16,6 +16,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/space"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/capabilities/upload"
+	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/tasks"
 	"github.com/storacha/w3filecoin/wire"
@@ -52,6 +53,8 @@ type Policy struct {
 	MayUpload func(space string) bool
 	// MaxSize is the largest blob in bytes. Required.
 	MaxSize uint64
+	// Limits bound what is allocated per day.
+	Limits standing.Limits
 }
 
 // DefaultWindow is how long an upload may begin after it was allocated.
@@ -78,8 +81,10 @@ type Deps struct {
 // and serve those of blob/accept.
 type Service struct {
 	Deps
-	ledger *tasks.Ledger
-	items  store.Table[Item]
+	ledger      *tasks.Ledger
+	items       store.Table[Item]
+	allocations store.Table[Allocation]
+	standings   *standing.Register
 }
 
 // New returns the service.
@@ -95,7 +100,13 @@ func New(d Deps) (*Service, error) {
 	if d.Window <= 0 {
 		d.Window = DefaultWindow
 	}
-	return &Service{Deps: d, ledger: tasks.New(d.Store, d.Keys, d.Now, d.Log), items: store.NewTable[Item](d.Store)}, nil
+	return &Service{
+		Deps:        d,
+		ledger:      tasks.New(d.Store, d.Keys, d.Now, d.Log),
+		items:       store.NewTable[Item](d.Store),
+		allocations: store.NewTable[Allocation](d.Store),
+		standings:   standing.New(d.Store, standing.Policy{}, d.Now),
+	}, nil
 }
 
 // Methods returns the capabilities that are executed here.
@@ -113,7 +124,7 @@ func (s *Service) Methods() map[string]capabilities.Method {
 // WithEffects reports whether clients need the blocks of the effects in the reply to an ability: those of space/blob/add carry the address.
 func WithEffects(ability string) bool { return ability == space.BlobAddAbility }
 
-// add executes space/blob/add: it allocates, and if the blob is there already accepts it at once.
+// add executes space/blob/add: it allocates, within the limits, and if the blob is there already accepts it at once.
 func (s *Service) add(ctx context.Context, inv capabilities.Invocation) (*capabilities.Receipt, error) {
 	var nb space.BlobAdd
 	if err := inv.Caveats(&nb); err != nil {
@@ -134,6 +145,13 @@ func (s *Service) add(ctx context.Context, inv capabilities.Invocation) (*capabi
 	if there && stored.Size != nb.Blob.Size {
 		return nil, sizeFailure("blob %s has %d bytes, not %d: state its size", nb.Blob.CID(), stored.Size, nb.Blob.Size)
 	}
+	// Whole seconds, as the address states it.
+	expires := s.Now().Add(s.Window).Truncate(time.Second)
+	if !there {
+		if earlier, err := s.admit(ctx, inv, nb.Blob, expires); err != nil || earlier != nil {
+			return earlier, err
+		}
+	}
 	plan, err := s.plan(inv.Task, nb.Blob, owner)
 	if err != nil {
 		return nil, err
@@ -147,8 +165,6 @@ func (s *Service) add(ctx context.Context, inv capabilities.Invocation) (*capabi
 			return nil, err
 		}
 	} else {
-		// Whole seconds, as the address states it.
-		expires := s.Now().Add(s.Window).Truncate(time.Second)
 		address, err := s.Bucket.Allocate(ctx, nb.Blob, expires)
 		if err != nil {
 			return nil, fmt.Errorf("allocating blob %s: %w", nb.Blob.CID(), err)

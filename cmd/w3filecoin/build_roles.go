@@ -102,15 +102,10 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 			return nil, nil, nil, err
 		}
 	}
-	limit := func(count uint64, size Size) standing.Limit { return standing.Limit{Count: count, Bytes: uint64(size)} }
 	policy := storefront.Policy{MaxPiece: uint64(cfg.MaxPiece), InfoToOfferersOnly: cfg.InfoToOfferersOnly, Reputation: cfg.Reputation.policy(),
 		Validation: storefront.Validation{Mode: storefront.Mode(cfg.Validation.Mode), Agree: cfg.Validation.Agree, Ask: cfg.Validation.Ask,
 			Check: cfg.Validation.Check, Distrust: time.Duration(cfg.Validation.Distrust)},
-		Limits: storefront.Limits{
-			Agent:     limit(cfg.Limits.AgentCount, cfg.Limits.AgentSize),
-			Space:     limit(cfg.Limits.SpaceCount, cfg.Limits.SpaceSize),
-			Newcomers: limit(cfg.Limits.NewcomersCount, cfg.Limits.NewcomersSize),
-		}}
+		Limits: cfg.Limits.limits(), Newcomers: !cfg.UploadLimits.limits().Newcomers.None()}
 	if len(cfg.Allow) > 0 && !cfg.Open {
 		self := n.signers[storefrontRole].DID().String()
 		policy.MayOffer = func(with string) bool {

@@ -20,6 +20,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/source"
 	"github.com/storacha/w3filecoin/source/s3"
+	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/storefront"
 	"github.com/storacha/w3filecoin/uploads"
 	"github.com/storacha/w3filecoin/wire"
@@ -150,8 +151,10 @@ type StorefrontConfig struct {
 	// Nodes are storage nodes whose word is taken for the piece of content that they keep, if validation.mode is "pdp".
 	Nodes      []Neighbour `toml:"nodes"`
 	Validation Validation  `toml:"validation"`
-	Limits     Limits      `toml:"limits"`
-	Reputation Reputation  `toml:"reputation"`
+	// Limits bound what is offered, by pieces and their padded sizes, UploadLimits what is uploaded, by blobs and their sizes.
+	Limits       Limits     `toml:"limits"`
+	UploadLimits Limits     `toml:"upload_limits"`
+	Reputation   Reputation `toml:"reputation"`
 }
 
 // Validation says whose word a storefront takes for the piece of some content.
@@ -167,7 +170,7 @@ type Validation struct {
 	Distrust Duration `toml:"distrust"`
 }
 
-// Limits bound what a storefront takes in per UTC day: numbers of pieces, and their padded sizes together. Zero bounds nothing.
+// Limits bound what a storefront takes in per UTC day: numbers, and sizes together. Zero bounds nothing.
 type Limits struct {
 	AgentCount uint64 `toml:"agent_count"` // each agent
 	AgentSize  Size   `toml:"agent_size"`
@@ -176,6 +179,14 @@ type Limits struct {
 	// Newcomers are all agents together that no piece has been validated of yet.
 	NewcomersCount uint64 `toml:"newcomers_count"`
 	NewcomersSize  Size   `toml:"newcomers_size"`
+}
+
+func (l *Limits) limits() standing.Limits {
+	return standing.Limits{
+		Agent:     standing.Limit{Count: l.AgentCount, Bytes: uint64(l.AgentSize)},
+		Space:     standing.Limit{Count: l.SpaceCount, Bytes: uint64(l.SpaceSize)},
+		Newcomers: standing.Limit{Count: l.NewcomersCount, Bytes: uint64(l.NewcomersSize)},
+	}
 }
 
 // Reputation says what follows for those whose offers were proven wrong.

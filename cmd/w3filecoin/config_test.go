@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/storacha/w3filecoin/standing"
 )
 
 func TestReadConfig(t *testing.T) {
@@ -26,6 +28,9 @@ parallel = 3
 [storefront.limits]
 agent_count = 100
 newcomers_size = "1GiB"
+[storefront.upload_limits]
+agent_size = "10GiB"
+newcomers_count = 20
 [storefront.reputation]
 refuse = 0
 [aggregator]
@@ -40,7 +45,7 @@ rpc = "http://127.0.0.1:1234"
 		t.Fatal(err)
 	}
 	c, err := readConfig(file, []string{"W3FILECOIN_STOREFRONT_LISTEN=127.0.0.1:9100", "W3FILECOIN_DEALTRACKER_CLIENTS=f01, f02", "PATH=x",
-		"W3FILECOIN_STOREFRONT_LIMITS_SPACE_COUNT=7"})
+		"W3FILECOIN_STOREFRONT_LIMITS_SPACE_COUNT=7", "W3FILECOIN_STOREFRONT_UPLOAD_LIMITS_SPACE_SIZE=3MiB"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +67,11 @@ rpc = "http://127.0.0.1:1234"
 		t.Errorf("providers: %+v", c.Storefront.Providers)
 	case c.Storefront.Limits != (Limits{AgentCount: 100, NewcomersSize: 1 << 30, SpaceCount: 7}):
 		t.Errorf("limits: %+v", c.Storefront.Limits)
+	case c.Storefront.UploadLimits != (Limits{AgentSize: 10 << 30, NewcomersCount: 20, SpaceSize: 3 << 20}):
+		t.Errorf("limits of uploads: %+v", c.Storefront.UploadLimits)
+	case c.Storefront.UploadLimits.limits() != (standing.Limits{Agent: standing.Limit{Bytes: 10 << 30}, Space: standing.Limit{Bytes: 3 << 20},
+		Newcomers: standing.Limit{Count: 20}}):
+		t.Errorf("limits of uploads, as they are applied: %+v", c.Storefront.UploadLimits.limits())
 	case c.Storefront.Reputation != (Reputation{HalfLife: Duration(72 * time.Hour), Quarantine: 3}), c.Aggregator.Reputation.Refuse != 10:
 		t.Errorf("reputation: %+v, %+v", c.Storefront.Reputation, c.Aggregator.Reputation)
 	case c.Dealer.Listen != "127.0.0.1:8003":

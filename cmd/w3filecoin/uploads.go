@@ -110,7 +110,7 @@ func (n *node) uploads(s *storefront.Service, custody *source.Custody, kept *cla
 	}
 	taking, err := uploads.New(uploads.Deps{
 		Signer: signer, Store: driver, Keys: n.keys, Bucket: bucket, Claims: kept, Window: time.Duration(cfg.UploadWindow), Now: time.Now, Log: log,
-		Policy: uploads.Policy{MayUpload: policy.MayOffer, MaxSize: uint64(maxPayload(cfg.MaxPiece))},
+		Policy: uploads.Policy{MayUpload: policy.MayOffer, MaxSize: uint64(maxPayload(cfg.MaxPiece)), Limits: cfg.UploadLimits.limits()},
 	})
 	if err != nil {
 		return nil, err

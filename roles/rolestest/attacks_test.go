@@ -161,7 +161,7 @@ func run(t *testing.T, at attack) outcome {
 		Read: func(size int) time.Duration { return 20*time.Millisecond + time.Duration(size)*100*time.Nanosecond },
 		Policy: storefront.Policy{
 			Reputation: standing.DefaultPolicy(),
-			Limits:     storefront.Limits{Agent: standing.Limit{Count: 500, Bytes: 1 << 30}, Newcomers: standing.Limit{Count: 200, Bytes: 4 << 30}},
+			Limits:     standing.Limits{Agent: standing.Limit{Count: 500, Bytes: 1 << 30}, Newcomers: standing.Limit{Count: 200, Bytes: 4 << 30}},
 		}}
 	if at.change != nil {
 		at.change(&o, a)

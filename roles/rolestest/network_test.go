@@ -483,10 +483,10 @@ func simulate(t *testing.T, seed uint64) (end simulated) {
 				proven++
 			}
 		}
-		if s := of(storefront.AgentSubject(mallory.DID().String())); s.Wrong != proven || (s.Level == standing.Refused) != (proven > 2) {
+		if s := of(standing.AgentSubject(mallory.DID().String())); s.Wrong != proven || (s.Level == standing.Refused) != (proven > 2) {
 			t.Errorf("seed %d: %d offers to %s were proven wrong, its agent has %+v", seed, proven, name, s)
 		}
-		if s := of(storefront.AgentSubject(Agent().DID().String())); vandal && s.Wrong != 0 {
+		if s := of(standing.AgentSubject(Agent().DID().String())); vandal && s.Wrong != 0 {
 			t.Errorf("seed %d: an agent is blamed for another: %+v", seed, s)
 		}
 		for _, r := range n.Roles {
