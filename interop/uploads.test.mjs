@@ -231,6 +231,30 @@ describe('JavaScript upload client, Go storefront', { timeout: 120_000 }, () => 
     await assert.rejects(store({ payload: payload.subarray(1) }, limited), ({ cause }) => cause.name === 'Unauthorized')
   })
 
+  test('what is uploaded is limited', async () => {
+    const keys = { storefront, aggregator, dealer, dealtracker: tracker, compute }
+    const limited = await serve({ keys, config: { storefront: { allow_hosts: ['127.0.0.1'], upload_limits: { agent_size: 2000 } } } })
+    try {
+      const { payload } = await world.content(222, 2001)
+      const sent = []
+      const own = { ...conf, connection: connection(storefront, limited.urls.storefront) }
+      await assert.rejects(store({ payload }, own, sent), ({ message, cause }) => {
+        assert.equal(message, 'failed space/blob/add invocation')
+        assert.equal(cause.name, 'QuotaExceeded')
+        assert.equal(cause.subject, `agent/${agent.did()}`)
+        assert.equal(cause.maxBytes, 2000)
+        assert.ok(cause.retryAfter > 0 && cause.retryAfter <= 86_400)
+        return true
+      })
+      assert.deepEqual(sent, [])
+      await checkSite(await store({ payload: payload.subarray(1) }, own, sent), payload.subarray(1))
+      assert.deepEqual(sent.map(s => s.status), [201])
+      assert.deepEqual(limited.logged('ERROR'), [])
+    } finally {
+      await limited.stop()
+    }
+  })
+
   test('filecoin/offer on a space needs a delegation too', async () => {
     const content = await world.content(221, 3000)
     await store(content, { ...at, ...conf })
