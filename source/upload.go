@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,6 +28,9 @@ const (
 	uploadPath = "/blob/"
 	// DefaultUploads is how many uploads run at a time.
 	DefaultUploads = 64
+	// uploadsOfOne is how many of them may be of one content. Each takes room until it has ended, so one address must not take it many times over; a
+	// client that tries again may do so beside a connection of its own that is dead and has not stalled for long enough.
+	uploadsOfOne = 4
 	// DefaultUploadRate is the average below which an upload is ended, in bytes per second.
 	DefaultUploadRate = 8 << 10
 )
@@ -176,13 +180,13 @@ type UploadConfig struct {
 //	403  the token has expired
 //	408  the body came too slowly
 //	413  longer than was allocated
-//	503  too many uploads at once, with Retry-After
+//	503  too many uploads at once, of all or of this content, with Retry-After
 //	507  no space left
 //
 // and 500 for what is the service's own fault. Every refusal has the body {"name", "message"}. An upload may be repeated: content is stored
 // once.
 func NewUploadHandler(b *Uploads, cfg UploadConfig) http.Handler {
-	h := &uploadHandler{uploads: b, cfg: cfg, now: time.Now, verifier: b.signer.Verifier()}
+	h := &uploadHandler{uploads: b, cfg: cfg, now: time.Now, verifier: b.signer.Verifier(), underWay: map[string]int{}}
 	if h.cfg.MaxUploads <= 0 {
 		h.cfg.MaxUploads = DefaultUploads
 	}
@@ -208,6 +212,34 @@ type uploadHandler struct {
 	verifier capabilities.Verifier
 	slots    chan struct{}
 	now      func() time.Time // that uploads are paced by
+
+	mu       sync.Mutex
+	underWay map[string]int // uploads by multihash
+}
+
+// begin takes a slot, if there is one, until end is called.
+func (h *uploadHandler) begin(content cid.Cid) (end func(), ok bool) {
+	select {
+	case h.slots <- struct{}{}:
+	default:
+		return nil, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	hash := string(content.Hash())
+	if h.underWay[hash] == uploadsOfOne {
+		<-h.slots
+		return nil, false
+	}
+	h.underWay[hash]++
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.underWay[hash]--; h.underWay[hash] == 0 {
+			delete(h.underWay, hash)
+		}
+		<-h.slots
+	}, true
 }
 
 // uploaded is the body of a successful answer.
@@ -251,14 +283,13 @@ func (h *uploadHandler) put(w http.ResponseWriter, r *http.Request, token upload
 		refuse(w, http.StatusBadRequest, "InvalidRequest", "content cannot be uploaded in parts; send the whole of it")
 		return
 	}
-	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
-	default:
+	end, ok := h.begin(content)
+	if !ok {
 		w.Header().Set("Retry-After", "5")
 		refuse(w, http.StatusServiceUnavailable, "Busy", "too many uploads at once; try again in a few seconds")
 		return
 	}
+	defer end()
 
 	body := &uploadBody{r: r.Body, control: http.NewResponseController(w), stall: h.cfg.Stall, now: h.now, pace: pace{minRate: h.cfg.MinRate}}
 	created, err := h.uploads.place.Put(r.Context(), content, body, length)

@@ -467,6 +467,74 @@ func TestUploadBusy(t *testing.T) {
 	}
 }
 
+// TestUploadBusyContent: one content is not sent many times over at once, by one address or several; other contents have room beside it.
+func TestUploadBusyContent(t *testing.T) {
+	d := newDir(t)
+	server := newUploads(t, d, UploadConfig{})
+	b := pattern(2000, 3)
+	content := contentOf(t, Raw, b)
+	path := "/blob/" + content.String()
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}
+	statuses := make(chan int, uploadsOfOne)
+	var bodies []*io.PipeWriter
+	for range uploadsOfOne {
+		body, w := io.Pipe()
+		bodies = append(bodies, w)
+		req, err := http.NewRequestWithContext(t.Context(), "PUT", server.URL+path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = int64(len(b))
+		req.Header.Set("Authorization", allocated(t, content, len(b)))
+		req.Header.Set("Expect", "100-continue") // holds the body back until the handler reads, by when it has its slot
+		go func() {
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Error(err)
+				statuses <- 0
+				return
+			}
+			resp.Body.Close()
+			statuses <- resp.StatusCode
+		}()
+		if _, err := w.Write(b[:1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resp, text := request(t, server, "PUT", "/blob/"+cid.NewCidV1(CAR, content.Hash()).String(), bytes.NewReader(b), "Authorization", allocated(t, content, len(b)))
+	wantRefusal(t, resp, text, 503, "Busy")
+	if resp.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	other := pattern(2000, 4)
+	if resp, text := request(t, server, "PUT", "/blob/"+contentOf(t, Raw, other).String(), bytes.NewReader(other), "Authorization",
+		allocated(t, contentOf(t, Raw, other), len(other))); resp.StatusCode != 201 {
+		t.Errorf("another content: %d %s", resp.StatusCode, text)
+	}
+	for _, w := range bodies {
+		if _, err := w.Write(b[1:]); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+	}
+	created := 0
+	for range uploadsOfOne {
+		switch status := <-statuses; status {
+		case 201:
+			created++
+		case 200:
+		default:
+			t.Errorf("status %d", status)
+		}
+	}
+	if created != 1 {
+		t.Errorf("created %d times", created)
+	}
+	if resp, text := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", allocated(t, content, len(b))); resp.StatusCode != 200 {
+		t.Errorf("afterwards: %d %s", resp.StatusCode, text)
+	}
+}
+
 func TestUploadConcurrently(t *testing.T) {
 	d := newDir(t)
 	server := newUploads(t, d, UploadConfig{})

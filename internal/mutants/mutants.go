@@ -505,6 +505,8 @@ func edges() []mutant {
 		{"resolver/aggregate", "an aggregate is served by pieces that do not make it", []edit{never("resolver/aggregate.go", "a.Link() != link")}, "./resolver", "^TestAggregateRefuses$"},
 		{"upload/word", "whoever says that a blob was delivered is believed", []edit{{"uploads/events.go", "if err == nil && stored.Size == nb.Blob.Size {",
 			"if err == nil || errors.Is(err, ErrNoBlob) {"}}, "./uploads", "^TestNeverCame$"},
+		{"upload/many times over", "one address takes room for its content as often as somebody asks", []edit{never("source/upload.go", "h.underWay[hash] == uploadsOfOne")},
+			"./source", "^TestUploadBusyContent$"},
 		{"upload/unlimited", "whoever may upload may fill the disk", []edit{{"uploads/admission.go", "if limits == (standing.Limits{}) {", "if true {"}}, "./uploads", "^TestLimits$"},
 		{"upload/larger", "a blob that was charged with a byte gets an address for any size", []edit{without("uploads/admission.go", "charged.Value.Size == b.Size && ")},
 			"./uploads", "^TestAddedAgain$"},
