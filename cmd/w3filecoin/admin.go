@@ -340,24 +340,31 @@ func newDeadDropCommand(a *app, src *deadSource) *cobra.Command {
 	}
 }
 
-// eachLetter does something to each dead letter that is named, and tells with which it was done. One that fails does not keep the others from it.
+// eachLetter does something to each dead letter that is named.
 func (a *app) eachLetter(ctx context.Context, src *deadSource, args []string, what string,
 	do func(deadLetters, context.Context, deadID) error) error {
-	var ids []deadID
-	var names []string
+	return eachNamed(a, src, args, parseDeadID, what, func(dead administered, id deadID) error { return unknownLetter(do(dead, ctx, id)) })
+}
+
+// eachNamed does something to each that is named, by its role and a name there, and tells with which it was done. One that fails does not keep the
+// others from it.
+func eachNamed[ID fmt.Stringer](a *app, src *deadSource, args []string, parse func(string) (ID, error), what string, do func(administered, ID) error) error {
+	var ids []ID
+	var roles []string
 	for _, arg := range args {
-		id, err := parseDeadID(arg)
+		id, err := parse(arg)
 		if err != nil {
 			return err
 		}
-		ids, names = append(ids, id), append(names, id.role)
+		role, _, _ := strings.Cut(id.String(), "/")
+		ids, roles = append(ids, id), append(roles, role)
 	}
-	return src.with(names, func(dead administered) error {
+	return src.with(roles, func(state administered) error {
 		var done []string
 		var errs []error
 		for _, id := range ids {
-			if err := do(dead, ctx, id); err != nil {
-				errs = append(errs, unknownLetter(err))
+			if err := do(state, id); err != nil {
+				errs = append(errs, err)
 				continue
 			}
 			done = append(done, id.String())

@@ -157,30 +157,12 @@ func newStandingsPardonCommand(a *app, src *deadSource) *cobra.Command {
 		Short: "Take away what counts against somebody",
 		Args:  arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var ids []standingID
-			var names []string
-			for _, arg := range args {
-				id, err := parseStandingID(arg)
-				if err != nil {
-					return err
+			return eachNamed(a, src, args, parseStandingID, "pardoned", func(book administered, id standingID) error {
+				err := book.pardon(cmd.Context(), id)
+				if errors.Is(err, store.ErrNotFound) {
+					return &exitError{exitUnknown, err, "w3filecoin admin standings list shows whom there is something against"}
 				}
-				ids, names = append(ids, id), append(names, id.role)
-			}
-			return src.with(names, func(book administered) error {
-				var done []string
-				var errs []error
-				for _, id := range ids {
-					err := book.pardon(cmd.Context(), id)
-					if errors.Is(err, store.ErrNotFound) {
-						err = &exitError{exitUnknown, err, "w3filecoin admin standings list shows whom there is something against"}
-					}
-					if err != nil {
-						errs = append(errs, err)
-						continue
-					}
-					done = append(done, id.String())
-				}
-				return errors.Join(append([]error{a.done("pardoned", done)}, errs...)...)
+				return err
 			})
 		},
 	}
