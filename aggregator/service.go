@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,15 +34,10 @@ type Timing struct {
 }
 
 func (t Timing) withDefaults() Timing {
-	set := func(d *time.Duration, def time.Duration) {
-		if *d == 0 {
-			*d = def
-		}
-	}
-	set(&t.Budget, 24*time.Hour)
-	set(&t.Tick, min(max(t.Budget/20, 50*time.Millisecond), time.Minute))
-	set(&t.PeerRetry, time.Second)
-	set(&t.Pull, 30*time.Minute)
+	t.Budget = cmp.Or(t.Budget, 24*time.Hour)
+	t.Tick = cmp.Or(t.Tick, min(max(t.Budget/20, 50*time.Millisecond), time.Minute))
+	t.PeerRetry = cmp.Or(t.PeerRetry, time.Second)
+	t.Pull = cmp.Or(t.Pull, 30*time.Minute)
 	return t
 }
 
@@ -196,17 +192,11 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 // Receipt returns the conclusion of a task: one that the aggregator executed, or of the dealer behind it. store.ErrNotFound if the task
 // is unknown or not concluded.
 func (s *Service) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message, error) {
-	rec, err := s.ledger.Get(ctx, task)
-	if err != nil {
-		return nil, err
+	m, owner, err := s.ledger.Concluded(ctx, task)
+	if m != nil || err != nil {
+		return m, err
 	}
-	if rec.Concluded {
-		return rec.Decode()
-	}
-	if rec.Notify != "" || rec.Owner == (store.Key{}) {
-		return nil, store.ErrNotFound
-	}
-	p, err := s.pieces.Get(ctx, rec.Owner)
+	p, err := s.pieces.Get(ctx, owner)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package compute
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,13 +29,8 @@ type Timing struct {
 }
 
 func (t Timing) withDefaults() Timing {
-	set := func(d *time.Duration, def time.Duration) {
-		if *d == 0 {
-			*d = def
-		}
-	}
-	set(&t.Retry, time.Second)
-	set(&t.Stuck, 6*time.Hour)
+	t.Retry = cmp.Or(t.Retry, time.Second)
+	t.Stuck = cmp.Or(t.Stuck, 6*time.Hour)
 	return t
 }
 

@@ -1,6 +1,7 @@
 package dealer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,13 +28,8 @@ type Timing struct {
 }
 
 func (t Timing) withDefaults() Timing {
-	set := func(d *time.Duration, def time.Duration) {
-		if *d == 0 {
-			*d = def
-		}
-	}
-	set(&t.Poll, time.Minute)
-	set(&t.BrokerRetry, time.Second)
+	t.Poll = cmp.Or(t.Poll, time.Minute)
+	t.BrokerRetry = cmp.Or(t.BrokerRetry, time.Second)
 	return t
 }
 
@@ -200,17 +196,11 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 
 // Receipt returns the conclusion of a task that the dealer executed. store.ErrNotFound if the task is unknown or not concluded.
 func (s *Service) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message, error) {
-	rec, err := s.ledger.Get(ctx, task)
-	if err != nil {
-		return nil, err
+	m, owner, err := s.ledger.Concluded(ctx, task)
+	if m != nil || err != nil {
+		return m, err
 	}
-	if rec.Concluded {
-		return rec.Decode()
-	}
-	if rec.Owner == (store.Key{}) {
-		return nil, store.ErrNotFound
-	}
-	a, err := s.aggregates.Get(ctx, rec.Owner)
+	a, err := s.aggregates.Get(ctx, owner)
 	if err != nil {
 		return nil, err
 	}

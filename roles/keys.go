@@ -2,6 +2,7 @@ package roles
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -77,14 +78,9 @@ type lookup struct {
 
 // NewKeys returns the keys of a configuration.
 func NewKeys(c KeysConfig) *Keys {
-	set := func(field *time.Duration, value time.Duration) {
-		if *field == 0 {
-			*field = value
-		}
-	}
-	set(&c.TTL, time.Hour)
-	set(&c.RetryAfter, 30*time.Second)
-	set(&c.Timeout, 5*time.Second)
+	c.TTL = cmp.Or(c.TTL, time.Hour)
+	c.RetryAfter = cmp.Or(c.RetryAfter, 30*time.Second)
+	c.Timeout = cmp.Or(c.Timeout, 5*time.Second)
 	domains := make([]string, len(c.Web))
 	for i, d := range c.Web {
 		domains[i] = strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(d, "did:web:"), "%3A", ":"))

@@ -1,6 +1,7 @@
 package storefront
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,16 +54,11 @@ type Timing struct {
 }
 
 func (t Timing) withDefaults() Timing {
-	set := func(d *time.Duration, def time.Duration) {
-		if *d == 0 {
-			*d = def
-		}
-	}
-	set(&t.ContentRetry, 2*time.Second)
-	set(&t.ContentWindow, 7*24*time.Hour)
-	set(&t.PeerRetry, time.Second)
-	set(&t.Patience, 30*time.Minute)
-	set(&t.Pull, 30*time.Minute)
+	t.ContentRetry = cmp.Or(t.ContentRetry, 2*time.Second)
+	t.ContentWindow = cmp.Or(t.ContentWindow, 7*24*time.Hour)
+	t.PeerRetry = cmp.Or(t.PeerRetry, time.Second)
+	t.Patience = cmp.Or(t.Patience, 30*time.Minute)
+	t.Pull = cmp.Or(t.Pull, 30*time.Minute)
 	return t
 }
 
@@ -253,17 +249,11 @@ func supported(c cid.Cid) bool {
 // Receipt returns the conclusion of a task: one that the storefront executed, or of the roles behind it. store.ErrNotFound if the
 // task is unknown or not concluded.
 func (s *Service) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message, error) {
-	rec, err := s.ledger.Get(ctx, task)
-	if err != nil {
-		return nil, err
+	m, owner, err := s.ledger.Concluded(ctx, task)
+	if m != nil || err != nil {
+		return m, err
 	}
-	if rec.Concluded {
-		return rec.Decode()
-	}
-	if rec.Notify != "" || rec.Owner == (store.Key{}) {
-		return nil, store.ErrNotFound
-	}
-	p, err := s.pieces.Get(ctx, rec.Owner)
+	p, err := s.pieces.Get(ctx, owner)
 	if err != nil {
 		return nil, err
 	}

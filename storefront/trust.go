@@ -2,6 +2,7 @@ package storefront
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -47,20 +48,11 @@ type Validation struct {
 }
 
 func (v Validation) withDefaults() (Validation, error) {
-	set := func(n *int, def int) {
-		if *n == 0 {
-			*n = def
-		}
-	}
-	if v.Mode == "" {
-		v.Mode = Recompute
-	}
-	set(&v.Agree, 2)
-	set(&v.Ask, v.Agree+1)
-	set(&v.Check, 100)
-	if v.Distrust == 0 {
-		v.Distrust = 30 * 24 * time.Hour
-	}
+	v.Mode = cmp.Or(v.Mode, Recompute)
+	v.Agree = cmp.Or(v.Agree, 2)
+	v.Ask = cmp.Or(v.Ask, v.Agree+1)
+	v.Check = cmp.Or(v.Check, 100)
+	v.Distrust = cmp.Or(v.Distrust, 30*24*time.Hour)
 	switch {
 	case !slices.Contains([]Mode{Recompute, Possession, Quorum}, v.Mode):
 		return v, fmt.Errorf("storefront: there is no mode of validation %q", v.Mode)

@@ -104,6 +104,22 @@ func (l *Ledger) Get(ctx context.Context, task cid.Cid) (Record, error) {
 	return rec.Value, err
 }
 
+// Concluded returns the conclusion of a task. Of one that the role itself concludes in another row, it returns that row's key in its place; of any
+// other that is unknown or not concluded, store.ErrNotFound.
+func (l *Ledger) Concluded(ctx context.Context, task cid.Cid) (*capabilities.Message, store.Key, error) {
+	rec, err := l.Get(ctx, task)
+	switch {
+	case err != nil:
+		return nil, store.Key{}, err
+	case rec.Concluded:
+		m, err := rec.Decode()
+		return m, store.Key{}, err
+	case rec.Notify != "" || rec.Owner == (store.Key{}):
+		return nil, store.Key{}, store.ErrNotFound
+	}
+	return nil, rec.Owner, nil
+}
+
 // Entry is a task as the ledger has it. Receipt is nil while it is not concluded there.
 type Entry struct {
 	capabilities.Task

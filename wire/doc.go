@@ -30,6 +30,7 @@
 package wire
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/storacha/w3filecoin/wire/cbor"
@@ -59,16 +60,11 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	set := func(field *int, value int) {
-		if *field == 0 {
-			*field = value
-		}
-	}
-	set(&l.Invocations, 100)
-	set(&l.Receipts, 1000)
-	set(&l.Proofs, 64)
-	set(&l.ProofDepth, 8)
-	set(&l.Blocks, 10_000)
-	set(&l.BlockSize, 32<<20)
+	l.Invocations = cmp.Or(l.Invocations, 100)
+	l.Receipts = cmp.Or(l.Receipts, 1000)
+	l.Proofs = cmp.Or(l.Proofs, 64)
+	l.ProofDepth = cmp.Or(l.ProofDepth, 8)
+	l.Blocks = cmp.Or(l.Blocks, 10_000)
+	l.BlockSize = cmp.Or(l.BlockSize, 32<<20)
 	return l
 }
