@@ -27,6 +27,7 @@ import (
 	"github.com/storacha/w3filecoin/segment"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
 )
 
 // golden is an offer of an aggregate of 1 MiB that the JavaScript implementation made of five pieces.
@@ -76,31 +77,14 @@ type fixture struct {
 	*Documents
 	t      *testing.T
 	engine *memory.Engine
-	clock  *clock
+	clock  *storetest.FakeClock
 	dir    string
 	url    string
 }
 
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 func open(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, clock: &clock{now: time.Date(2026, 8, 1, 0, 0, 0, 0, time.UTC)}, dir: filepath.Join(t.TempDir(), "[offers]")}
+	f := &fixture{t: t, clock: storetest.NewClockAt(time.Date(2026, 8, 1, 0, 0, 0, 0, time.UTC)), dir: filepath.Join(t.TempDir(), "[offers]")}
 	f.engine = memory.New(memory.Options{Now: f.clock.Now})
 	f.reopen()
 	return f
@@ -151,7 +135,7 @@ func (f *fixture) get(path string) (*http.Response, []byte) {
 
 func (f *fixture) list(query string) List {
 	f.t.Helper()
-	f.clock.add(time.Hour)
+	f.clock.Advance(time.Hour)
 	resp, body := f.get("/offers" + query)
 	var list List
 	if err := json.Unmarshal(body, &list); err != nil || resp.StatusCode != http.StatusOK || list.Offers == nil {
@@ -471,7 +455,7 @@ func TestAdopt(t *testing.T) {
 	}
 	adopt := func(want int) {
 		t.Helper()
-		f.clock.add(time.Hour)
+		f.clock.Advance(time.Hour)
 		if got, err := f.Adopt(t.Context(), dir); got != want || err != nil {
 			t.Errorf("adopted %d, %v; want %d", got, err, want)
 		}

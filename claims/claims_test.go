@@ -1,7 +1,6 @@
 package claims_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,28 +16,14 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/assert"
 	"github.com/storacha/w3filecoin/claims"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
 	"github.com/storacha/w3filecoin/wire"
 )
 
-func signer(n byte) capabilities.Signer {
-	s, err := wire.SignerOfSeed(bytes.Repeat([]byte{n}, 32))
-	if err != nil {
-		panic(err)
-	}
-	return s
-}
-
-// keys knows did:key only.
-type keys struct{}
-
-func (keys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
-	return wire.VerifierOf(did)
-}
-
-var self, agent, space, stranger, elsewhere = signer(1), signer(2), signer(3), signer(4), signer(5)
+var self, agent, space, stranger, elsewhere = chaintest.Key("claims service"), chaintest.Key("agent"), chaintest.Key("space"), chaintest.Key("stranger"), chaintest.Key("claims service elsewhere")
 
 func content(text string) cid.Cid {
 	mh, err := multihash.Sum([]byte(text), multihash.SHA2_256, -1)
@@ -98,7 +83,7 @@ func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), other: &service{T: t}, revoked: map[cid.Cid]bool{}}
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.deps = claims.Deps{
-		Signer: self, Store: w.Driver, Keys: keys{}, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
+		Signer: self, Store: w.Driver, Keys: chaintest.Keys{}, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 		Revoked:  func(_ context.Context, c cid.Cid) (bool, error) { return w.revoked[c], nil },
 		MayClaim: func(with string) bool { return with != stranger.DID().String() },
 		Forward:  &capabilities.Peer{DID: elsewhere.DID(), Conn: w.other},
@@ -133,16 +118,11 @@ func (w *world) claim(c capabilities.Caveats) capabilities.Task {
 
 func (w *world) execute(task capabilities.Task) (r *capabilities.Receipt, err error) {
 	w.Helper()
-	m, err := wire.DecodeMessage(capabilities.Pending(task).Encode(), wire.Limits{})
-	if err != nil {
-		w.Fatal(err)
-	}
-	for range 5 {
-		r, err = w.service.Methods()[task.Can()](w.Context(), capabilities.Invocation{Task: capabilities.TaskOf(m, m.Invocations()[0]), Message: m})
-		if !errors.Is(err, storetest.ErrInjected) {
-			break
-		}
-	}
+	in := chaintest.Arrives(w, task)
+	err = storetest.Again(func() error {
+		r, err = w.service.Methods()[task.Can()](w.Context(), in)
+		return err
+	})
 	return r, err
 }
 
@@ -152,7 +132,7 @@ func (w *world) accept(task capabilities.Task) {
 	if err != nil {
 		w.Fatalf("%s: %v", task.Can(), err)
 	}
-	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, keys{}); err != nil {
+	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, chaintest.Keys{}); err != nil {
 		w.Fatal(err)
 	}
 	if err := capabilities.ReadResult(r.Out, &assert.OK{}); err != nil {
@@ -163,10 +143,11 @@ func (w *world) accept(task capabilities.Task) {
 // again calls a function that only reads, once more if the store was at fault.
 func again[T any](w *world, read func() (T, error)) T {
 	w.Helper()
-	v, err := read()
-	if errors.Is(err, storetest.ErrInjected) {
+	var v T
+	err := storetest.Again(func() (err error) {
 		v, err = read()
-	}
+		return err
+	})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -277,16 +258,9 @@ func TestProofsTravel(t *testing.T) {
 func (w *world) own(c cid.Cid) capabilities.Task {
 	w.Helper()
 	claim := w.invoke(self, self.DID().String(), &assert.Equals{Content: assert.Content{Link: c}, Equals: content("piece")}, capabilities.Terms{})
-	for range 5 {
-		err := w.service.Keep(w.Context(), claim)
-		if err == nil {
-			return claim
-		}
-		if !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
+	if err := storetest.Again(func() error { return w.service.Keep(w.Context(), claim) }); err != nil {
+		w.Fatal(err)
 	}
-	w.Fatal("it cannot be kept")
 	return claim
 }
 

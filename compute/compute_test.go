@@ -18,6 +18,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities/assert"
 	computecap "github.com/storacha/w3filecoin/capabilities/compute"
 	"github.com/storacha/w3filecoin/compute"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/storetest"
 )
@@ -44,8 +45,8 @@ func TestPieceOfContent(t *testing.T) {
 		t.Errorf("fetched %v", w.fetcher.fetched)
 	}
 	kept := w.receipt(task.Link())
-	if kept == nil || !kept.Link().Equals(r.Link()) || !w.front.receipts[task.Link()].Equals(r.Link()) {
-		t.Errorf("receipts: %v kept, %v pushed, %s answered", kept, w.front.receipts, r.Link())
+	if kept == nil || !kept.Link().Equals(r.Link()) || !w.front.Receipts[task.Link()].Equals(r.Link()) {
+		t.Errorf("receipts: %v kept, %v pushed, %s answered", kept, w.front.Receipts, r.Link())
 	}
 	// Repeated without claims, and after the bytes are gone.
 	delete(w.fetcher.pages, home)
@@ -183,7 +184,7 @@ func TestClaims(t *testing.T) {
 			w.fetcher.pages[home] = page{body: c.bytes}
 			by := storefront
 			if tt.name == "forged" {
-				w.deps.Keys = webKeys{}
+				w.deps.Keys = chaintest.Keys{storefrontWeb: storefront.DID()}
 				s, err := compute.New(w.deps)
 				if err != nil {
 					t.Fatal(err)
@@ -218,15 +219,6 @@ var storefrontWeb = func() capabilities.DID {
 	}
 	return d
 }()
-
-type webKeys struct{ keys }
-
-func (k webKeys) Verifier(ctx context.Context, did capabilities.DID) (capabilities.Verifier, error) {
-	if did == storefrontWeb {
-		return storefront.Verifier().WithDID(storefrontWeb), nil
-	}
-	return k.keys.Verifier(ctx, did)
-}
 
 func TestManyClaims(t *testing.T) {
 	w := newWorld(t, nil)
@@ -364,8 +356,8 @@ func TestContentThatComesLate(t *testing.T) {
 	fetches(6)
 	r, err := w.invoke(task)
 	w.found(c.piece, task, r, err)
-	if len(w.front.receipts) != 1 {
-		t.Errorf("pushed %v", w.front.receipts)
+	if len(w.front.Receipts) != 1 {
+		t.Errorf("pushed %v", w.front.Receipts)
 	}
 }
 
@@ -449,7 +441,7 @@ func TestKnownContent(t *testing.T) {
 func TestStorefrontThatIsAway(t *testing.T) {
 	w := newWorld(t, nil)
 	c := newContent("hello")
-	w.front.err = errors.New("connection refused")
+	w.front.Err = errors.New("connection refused")
 	w.fetcher.pages[home] = page{body: c.bytes}
 	task := newTask(storefront, c.cid, "")
 	w.accepted(w.invoke(task, w.claim(c.cid, home)))
@@ -457,9 +449,9 @@ func TestStorefrontThatIsAway(t *testing.T) {
 	if w.receipt(task.Link()) == nil {
 		t.Error("there is no receipt to be pulled")
 	}
-	w.front.err = nil
+	w.front.Err = nil
 	w.Run(time.Hour)
-	if !w.front.receipts[task.Link()].Defined() {
+	if !w.front.Receipts[task.Link()].Defined() {
 		t.Error("the receipt was not pushed")
 	}
 }
@@ -491,7 +483,7 @@ func TestPushed(t *testing.T) {
 			w.Run(time.Minute)
 			r, err := w.call(task, true)
 			w.found(c.piece, task, r, err)
-			if got := w.front.receipts[task.Link()].Defined(); got != tt.pushed {
+			if got := w.front.Receipts[task.Link()].Defined(); got != tt.pushed {
 				t.Errorf("pushed: %v", got)
 			}
 			if len(w.fetcher.fetched) != 1 {
@@ -541,7 +533,7 @@ func (w *world) checkStory(task capabilities.Task, c content) {
 	w.Helper()
 	r, err := w.invoke(task)
 	w.found(c.piece, task, r, err)
-	if pushed := w.front.receipts; len(pushed) != 1 || !pushed[task.Link()].Equals(r.Link()) {
+	if pushed := w.front.Receipts; len(pushed) != 1 || !pushed[task.Link()].Equals(r.Link()) {
 		w.Errorf("pushed %v, answered %s", pushed, r.Link())
 	}
 	for prefix, want := range map[string]int{"job/": 0, "task/": 1, "result/": 1, "delivery/": 0, "dead": 0} {

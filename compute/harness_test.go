@@ -14,36 +14,18 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/assert"
 	computecap "github.com/storacha/w3filecoin/capabilities/compute"
-	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/compute"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
-	"github.com/storacha/w3filecoin/wire"
 )
 
-func signer(n byte) capabilities.Signer {
-	seed := make([]byte, 32)
-	seed[0] = n
-	s, err := wire.GenerateSigner(bytes.NewReader(seed))
-	if err != nil {
-		panic(err)
-	}
-	return s
-}
-
-// keys knows did:key only.
-type keys struct{}
-
-func (keys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
-	return wire.VerifierOf(did)
-}
-
 var (
-	self       = signer(1)
-	storefront = signer(2)
-	stranger   = signer(3)
+	self       = chaintest.Key("compute")
+	storefront = chaintest.Key("storefront")
+	stranger   = chaintest.Key("stranger")
 )
 
 // content is some bytes with their CID and their piece.
@@ -118,54 +100,11 @@ func (b *body) Close() error {
 	return nil
 }
 
-// fakeStorefront takes receipts.
-type fakeStorefront struct {
-	*testing.T
-	err      error
-	receipts map[cid.Cid]cid.Cid
-}
-
-func (f *fakeStorefront) Execute(_ context.Context, m *capabilities.Message) (*capabilities.Message, error) {
-	if f.err != nil {
-		return nil, f.err
-	}
-	m, err := wire.DecodeMessage(m.Encode(), wire.Limits{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	task := capabilities.TaskOf(m, m.Invocations()[0])
-	if task.Can() != ucan.ConcludeAbility || task.Audience != storefront.DID() {
-		f.Errorf("the storefront was asked %s, for %s", task.Can(), task.Audience)
-	}
-	for _, r := range m.Receipts() {
-		ran, ok := capabilities.FindTask(m, r.Ran)
-		if !ok {
-			f.Fatalf("receipt of %s came without its invocation", r.Ran)
-		}
-		if err := capabilities.VerifyReceipt(context.Background(), r, ran.UCAN, keys{}); err != nil {
-			f.Error(err)
-		}
-		if first, ok := f.receipts[r.Ran]; ok && !first.Equals(r.Link()) {
-			f.Errorf("task %s has two receipts", r.Ran)
-		}
-		f.receipts[r.Ran] = r.Link()
-	}
-	r, err := capabilities.Issue(storefront, task.Link(), &ucan.ConcludeOK{Time: 1}, capabilities.Effects{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	return capabilities.Conclusion(r, task, capabilities.Effects{}), nil
-}
-
-func (f *fakeStorefront) Receipt(context.Context, cid.Cid) (*capabilities.Message, error) {
-	return nil, capabilities.ErrNoReceipt
-}
-
 // world is a provider with everything around it, stepped by hand.
 type world struct {
 	storetest.Stage
 	fetcher *fakeFetcher
-	front   *fakeStorefront
+	front   *chaintest.Inbox
 	deps    compute.Deps
 	service *compute.Service
 }
@@ -175,9 +114,9 @@ func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	clock := storetest.NewClock()
 	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), fetcher: &fakeFetcher{pages: map[string]page{}}}
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
-	w.front = &fakeStorefront{T: t, receipts: map[cid.Cid]cid.Cid{}}
+	w.front = chaintest.NewInbox(t, storefront)
 	w.deps = compute.Deps{
-		Signer: self, Store: w.Driver, Keys: keys{}, Fetcher: w.fetcher,
+		Signer: self, Store: w.Driver, Keys: chaintest.Keys{}, Fetcher: w.fetcher,
 		Conn:   func(did string) (capabilities.Conn, bool) { return w.front, did == storefront.DID().String() },
 		Timing: compute.Timing{Retry: 10 * time.Second, Stuck: 2 * time.Hour}, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 	}
@@ -229,18 +168,12 @@ func (w *world) invoke(task capabilities.Task, attach ...capabilities.Block) (r 
 // call is invoke by somebody who may wait for the answer.
 func (w *world) call(task capabilities.Task, waits bool, attach ...capabilities.Block) (r *capabilities.Receipt, err error) {
 	w.Helper()
-	m := new(capabilities.Message)
-	m.AddInvocation(task.UCAN, append(attach, task.Proofs...)...)
-	if m, err = wire.DecodeMessage(m.Encode(), wire.Limits{}); err != nil {
-		w.Fatal(err)
-	}
-	task = capabilities.TaskOf(m, m.Invocations()[0])
-	for range 5 {
-		r, err = w.service.Methods()[task.Can()](w.Context(), capabilities.Invocation{Task: task, Message: m, Waits: waits})
-		if !errors.Is(err, storetest.ErrInjected) {
-			break
-		}
-	}
+	in := chaintest.Arrives(w, task, attach...)
+	in.Waits = waits
+	err = storetest.Again(func() error {
+		r, err = w.service.Methods()[task.Can()](w.Context(), in)
+		return err
+	})
 	return r, err
 }
 
@@ -268,7 +201,7 @@ func (w *world) found(want piece.Link, task capabilities.Task, r *capabilities.R
 	if err != nil {
 		w.Fatal(err)
 	}
-	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, keys{}); err != nil {
+	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, chaintest.Keys{}); err != nil {
 		w.Fatal(err)
 	}
 	var ok computecap.PieceCIDOK

@@ -68,11 +68,11 @@ func TestPathOfAnAggregate(t *testing.T) {
 	}
 	front := w.fronts[aggregator.DID().String()]
 	invoked, err = w.invoke(want)
-	if err != nil || !front.receipts[accept].Equals(invoked.Link()) {
-		t.Errorf("the aggregator was sent %s, aggregate/accept gives %v, %v", front.receipts[accept], invoked, err)
+	if err != nil || !front.Receipts[accept].Equals(invoked.Link()) {
+		t.Errorf("the aggregator was sent %s, aggregate/accept gives %v, %v", front.Receipts[accept], invoked, err)
 	}
-	if len(front.messages) != 1 || len(w.Engine.Waiting()) != 0 {
-		t.Errorf("%d messages to the aggregator, still waiting: %v", len(front.messages), w.Engine.Waiting())
+	if len(front.Messages) != 1 || len(w.Engine.Waiting()) != 0 {
+		t.Errorf("%d messages to the aggregator, still waiting: %v", len(front.Messages), w.Engine.Waiting())
 	}
 }
 
@@ -97,8 +97,8 @@ func TestOfferRepeated(t *testing.T) {
 		t.Errorf("repeated: %v, %v", again, err)
 	}
 	w.Run(time.Hour)
-	if w.brokers[0].asked != 1 || len(w.fronts[aggregator.DID().String()].messages) != 1 {
-		t.Errorf("the broker was asked %d times, the aggregator told %d times", w.brokers[0].asked, len(w.fronts[aggregator.DID().String()].messages))
+	if w.brokers[0].asked != 1 || len(w.fronts[aggregator.DID().String()].Messages) != 1 {
+		t.Errorf("the broker was asked %d times, the aggregator told %d times", w.brokers[0].asked, len(w.fronts[aggregator.DID().String()].Messages))
 	}
 }
 
@@ -245,8 +245,8 @@ func TestNonce(t *testing.T) {
 	w.tracker.deals = active(7)
 	w.Run(time.Hour)
 	front := w.fronts[aggregator.DID().String()]
-	if w.accepted(plain) == nil || w.accepted(nonced) == nil || len(front.receipts) != 2 {
-		t.Errorf("concluded: %v and %v; the aggregator has %d receipts", w.accepted(plain), w.accepted(nonced), len(front.receipts))
+	if w.accepted(plain) == nil || w.accepted(nonced) == nil || len(front.Receipts) != 2 {
+		t.Errorf("concluded: %v and %v; the aggregator has %d receipts", w.accepted(plain), w.accepted(nonced), len(front.Receipts))
 	}
 }
 
@@ -266,7 +266,7 @@ func TestSharedAggregate(t *testing.T) {
 		if !first.Equals(shared) {
 			t.Fatalf("two tasks: %s and %s", first, shared)
 		}
-		a, b := w.fronts[aggregator.DID().String()].receipts[first], w.fronts[second.DID().String()].receipts[first]
+		a, b := w.fronts[aggregator.DID().String()].Receipts[first], w.fronts[second.DID().String()].Receipts[first]
 		if !a.Defined() || !a.Equals(b) {
 			t.Errorf("late %v: the aggregators have receipts %s and %s", late, a, b)
 		}
@@ -430,7 +430,7 @@ func TestTwoPollsAtOnce(t *testing.T) {
 func TestAggregatorThatIsAway(t *testing.T) {
 	w := newWorld(t, nil, nil)
 	front := w.fronts[aggregator.DID().String()]
-	front.err = errors.New("connection refused")
+	front.Err = errors.New("connection refused")
 	agg, pieces := aggregate(1)
 	_, accept := w.offer(aggregator, agg, pieces, "")
 	w.tracker.deals = active(7)
@@ -438,9 +438,9 @@ func TestAggregatorThatIsAway(t *testing.T) {
 	if w.accepted(accept) == nil {
 		t.Error("the receipt can be pulled while it cannot be pushed")
 	}
-	front.err = nil
+	front.Err = nil
 	w.Run(time.Hour)
-	if !front.receipts[accept].Defined() {
+	if !front.Receipts[accept].Defined() {
 		t.Error("the receipt was not pushed")
 	}
 }
@@ -480,8 +480,8 @@ func (w *world) checkStory(accept cid.Cid) {
 		w.Errorf("accepted %+v", got)
 	}
 	for did, front := range w.fronts {
-		if len(front.receipts) != 1 || !front.receipts[accept].Defined() {
-			w.Errorf("aggregator %s has receipts %v", did, front.receipts)
+		if len(front.Receipts) != 1 || !front.Receipts[accept].Defined() {
+			w.Errorf("aggregator %s has receipts %v", did, front.Receipts)
 		}
 	}
 	for _, b := range w.brokers {

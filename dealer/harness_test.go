@@ -13,14 +13,13 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	"github.com/storacha/w3filecoin/capabilities/deal"
-	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/dealer"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/segment"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
-	"github.com/storacha/w3filecoin/wire"
 )
 
 const (
@@ -28,33 +27,12 @@ const (
 	mib = uint64(1) << 20
 )
 
-func signer(n byte) capabilities.Signer {
-	seed := make([]byte, 32)
-	seed[0] = n
-	s, err := wire.GenerateSigner(seedReader(seed))
-	if err != nil {
-		panic(err)
-	}
-	return s
-}
-
-type seedReader []byte
-
-func (b seedReader) Read(p []byte) (int, error) { return copy(p, b), nil }
-
-// keys knows did:key only.
-type keys struct{}
-
-func (keys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
-	return wire.VerifierOf(did)
-}
-
 var (
-	self       = signer(1)
-	aggregator = signer(2)
-	second     = signer(3) // another aggregator
-	tracker    = signer(4)
-	stranger   = signer(5)
+	self       = chaintest.Key("dealer")
+	aggregator = chaintest.Key("aggregator")
+	second     = chaintest.Key("another aggregator") // another aggregator
+	tracker    = chaintest.Key("deal tracker")
+	stranger   = chaintest.Key("stranger")
 )
 
 // link makes a synthetic piece.
@@ -128,53 +106,6 @@ func (f *fakeTracker) Receipt(context.Context, cid.Cid) (*capabilities.Message, 
 	return nil, capabilities.ErrNoReceipt
 }
 
-// fakeAggregator takes receipts.
-type fakeAggregator struct {
-	*testing.T
-	signer capabilities.Signer
-	err    error
-	// receipts by task; each has to be the same whenever it comes.
-	receipts map[cid.Cid]cid.Cid
-	messages []*capabilities.Message
-}
-
-func (f *fakeAggregator) Execute(_ context.Context, m *capabilities.Message) (*capabilities.Message, error) {
-	if f.err != nil {
-		return nil, f.err
-	}
-	m, err := wire.DecodeMessage(m.Encode(), wire.Limits{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	task := capabilities.TaskOf(m, m.Invocations()[0])
-	if task.Can() != ucan.ConcludeAbility || task.Audience != f.signer.DID() {
-		f.Errorf("the aggregator was asked %s, for %s", task.Can(), task.Audience)
-	}
-	for _, r := range m.Receipts() {
-		ran, ok := capabilities.FindTask(m, r.Ran)
-		if !ok {
-			f.Fatalf("receipt of %s came without its invocation", r.Ran)
-		}
-		if err := capabilities.VerifyReceipt(context.Background(), r, ran.UCAN, keys{}); err != nil {
-			f.Error(err)
-		}
-		if first, ok := f.receipts[r.Ran]; ok && !first.Equals(r.Link()) {
-			f.Errorf("task %s has two receipts, %s and %s", r.Ran, first, r.Link())
-		}
-		f.receipts[r.Ran] = r.Link()
-	}
-	f.messages = append(f.messages, m)
-	r, err := capabilities.Issue(f.signer, task.Link(), &ucan.ConcludeOK{Time: 1}, capabilities.Effects{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	return capabilities.Conclusion(r, task, capabilities.Effects{}), nil
-}
-
-func (f *fakeAggregator) Receipt(context.Context, cid.Cid) (*capabilities.Message, error) {
-	return nil, capabilities.ErrNoReceipt
-}
-
 // fakeBroker is a broker that fails while err is set.
 type fakeBroker struct {
 	name   string
@@ -198,7 +129,7 @@ func (b *fakeBroker) Publish(_ context.Context, o dealer.Offer) (string, error) 
 type world struct {
 	storetest.Stage
 	tracker *fakeTracker
-	fronts  map[string]*fakeAggregator // by DID
+	fronts  map[string]*chaintest.Inbox // by DID
 	brokers []*fakeBroker
 	deps    dealer.Deps
 	service *dealer.Service
@@ -207,15 +138,15 @@ type world struct {
 func newWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealer.Deps)) *world {
 	t.Helper()
 	clock := storetest.NewClock()
-	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), fronts: map[string]*fakeAggregator{}}
+	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), fronts: map[string]*chaintest.Inbox{}}
 	w.tracker = &fakeTracker{T: t, clock: w.Clock}
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	for _, s := range []capabilities.Signer{aggregator, second} {
-		w.fronts[s.DID().String()] = &fakeAggregator{T: t, signer: s, receipts: map[cid.Cid]cid.Cid{}}
+		w.fronts[s.DID().String()] = chaintest.NewInbox(t, s)
 	}
 	w.brokers = []*fakeBroker{{name: "one", offers: map[piece.Link]dealer.Offer{}}, {name: "two", offers: map[piece.Link]dealer.Offer{}}}
 	w.deps = dealer.Deps{
-		Signer: self, Store: w.Driver, Keys: keys{}, Tracker: capabilities.Peer{DID: tracker.DID(), Conn: w.tracker},
+		Signer: self, Store: w.Driver, Keys: chaintest.Keys{}, Tracker: capabilities.Peer{DID: tracker.DID(), Conn: w.tracker},
 		Aggregators: func(did string) bool { return w.fronts[did] != nil },
 		Conn: func(did string) (capabilities.Conn, bool) {
 			front, ok := w.fronts[did]
@@ -239,33 +170,19 @@ func newWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealer.Deps))
 // untilDone repeats what an injected fault made fail.
 func (w *world) untilDone(do func() error) {
 	w.Helper()
-	for range 5 {
-		err := do()
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
+	if err := storetest.Again(do); err != nil {
+		w.Fatal(err)
 	}
-	w.Fatal("failed five times")
 }
 
 // invoke executes a task with the blocks that come with it, as the runtime does.
 func (w *world) invoke(task capabilities.Task, attach ...capabilities.Block) (r *capabilities.Receipt, err error) {
 	w.Helper()
-	m := new(capabilities.Message)
-	m.AddInvocation(task.UCAN, append(attach, task.Proofs...)...)
-	if m, err = wire.DecodeMessage(m.Encode(), wire.Limits{}); err != nil {
-		w.Fatal(err)
-	}
-	task = capabilities.TaskOf(m, m.Invocations()[0])
-	for range 5 {
-		r, err = w.service.Methods()[task.Can()](w.Context(), capabilities.Invocation{Task: task, Message: m})
-		if !errors.Is(err, storetest.ErrInjected) {
-			break
-		}
-	}
+	in := chaintest.Arrives(w, task, attach...)
+	err = storetest.Again(func() error {
+		r, err = w.service.Methods()[task.Can()](w.Context(), in)
+		return err
+	})
 	return r, err
 }
 
@@ -287,7 +204,7 @@ func (w *world) offer(by capabilities.Signer, agg piece.Link, pieces []piece.Lin
 	if err != nil {
 		w.Fatal(err)
 	}
-	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, keys{}); err != nil {
+	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, chaintest.Keys{}); err != nil {
 		w.Fatal(err)
 	}
 	var ok aggregatecap.OfferOK
@@ -318,7 +235,7 @@ func (w *world) accepted(accept cid.Cid) *aggregatecap.AcceptOK {
 	if !ok {
 		w.Fatal("the conclusion lacks its task")
 	}
-	if err := capabilities.VerifyReceipt(w.Context(), m.Receipt(accept), task.UCAN, keys{}); err != nil {
+	if err := capabilities.VerifyReceipt(w.Context(), m.Receipt(accept), task.UCAN, chaintest.Keys{}); err != nil {
 		w.Fatal(err)
 	}
 	var result aggregatecap.AcceptOK

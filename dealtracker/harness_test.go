@@ -2,7 +2,6 @@ package dealtracker_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -10,11 +9,11 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/deal"
 	"github.com/storacha/w3filecoin/dealtracker"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
-	"github.com/storacha/w3filecoin/wire"
 )
 
 // fakeChain is a Source whose events a test sets. It answers with what is true at the moment of the call.
@@ -89,7 +88,7 @@ func newFaultyWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealtra
 	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), chain: &fakeChain{}}
 	w.chain.at(1000)
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
-	w.deps = dealtracker.Deps{Signer: signer(1), Store: w.Driver, Source: w.chain, Backfill: 1000, Step: 100, Overlap: 50, Parallel: 1,
+	w.deps = dealtracker.Deps{Signer: chaintest.Key("deal tracker"), Store: w.Driver, Source: w.chain, Backfill: 1000, Step: 100, Overlap: 50, Parallel: 1,
 		Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler)}
 	if adjust != nil {
 		adjust(&w.deps)
@@ -97,20 +96,6 @@ func newFaultyWorld(t *testing.T, choose storetest.Chooser, adjust func(*dealtra
 	w.restart()
 	return w
 }
-
-func signer(n byte) capabilities.Signer {
-	seed := make([]byte, 32)
-	seed[0] = n
-	s, err := wire.GenerateSigner(byteReader(seed))
-	if err != nil {
-		panic(err)
-	}
-	return s
-}
-
-type byteReader []byte
-
-func (b byteReader) Read(p []byte) (int, error) { return copy(p, b), nil }
 
 // restart begins a new process on the same rows.
 func (w *world) restart() {
@@ -126,22 +111,15 @@ func (w *world) restart() {
 // untilDone repeats what an injected fault made fail.
 func (w *world) untilDone(do func() error) {
 	w.Helper()
-	for range 5 {
-		err := do()
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, storetest.ErrInjected) {
-			w.Fatal(err)
-		}
+	if err := storetest.Again(do); err != nil {
+		w.Fatal(err)
 	}
-	w.Fatal("failed five times")
 }
 
 // deals asks the tracker, as a stranger.
 func (w *world) deals(p piece.Link) deal.Deals {
 	w.Helper()
-	stranger := signer(9)
+	stranger := chaintest.Key("stranger")
 	task, err := capabilities.Invoke(stranger, w.deps.Signer.DID(), stranger.DID().String(), &deal.Info{Piece: p}, capabilities.Terms{})
 	if err != nil {
 		w.Fatal(err)

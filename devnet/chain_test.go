@@ -9,48 +9,28 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/storacha/w3filecoin/piece"
+	"github.com/storacha/w3filecoin/store/storetest"
 )
-
-// clock is a clock that tests move.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) Add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 const testEpoch = 200 * time.Millisecond
 
 // world is a chain with a node that serves it and a clock that moves it.
 type world struct {
 	t     *testing.T
-	clock *clock
+	clock *storetest.FakeClock
 	chain *Chain
 	url   string
 }
 
 func newWorld(t *testing.T, change func(*ChainConfig)) *world {
 	t.Helper()
-	w := &world{t: t, clock: newClock()}
+	w := &world{t: t, clock: storetest.NewClockAt(time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC))}
 	cfg := ChainConfig{Epoch: testEpoch, PublishDelay: 2, ActivateDelay: 5, Lifetime: 40, Finality: 10, Now: w.clock.Now}
 	if change != nil {
 		change(&cfg)
@@ -68,7 +48,7 @@ func newWorld(t *testing.T, change func(*ChainConfig)) *world {
 // to moves the chain to an epoch.
 func (w *world) to(epoch int64) {
 	w.t.Helper()
-	w.clock.Add(time.Duration(epoch-w.chain.Epoch()) * testEpoch)
+	w.clock.Advance(time.Duration(epoch-w.chain.Epoch()) * testEpoch)
 	if got := w.chain.Epoch(); got != epoch {
 		w.t.Fatalf("chain is at %d, want %d", got, epoch)
 	}
@@ -609,7 +589,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(`{"id":1,"method":"Filecoin.GetActorEventsRaw","params":[{"fromHeight":0,"toHeight":9,"tipsetKey":[]}]}`)
 	f.Add(`{"id":1,"method":"Filecoin.StateMarketStorageDeal","params":[1,[{"/":"bafkqaaa"}]]}`)
 	f.Add(`{"id":1,"method":"Filecoin.ChainGetParentReceipts","params":[{"/":"bafkqaaa"}]}`)
-	clock := newClock()
+	clock := storetest.NewClock()
 	c, err := OpenChain(ChainConfig{Epoch: testEpoch, Now: clock.Now})
 	if err != nil {
 		f.Fatal(err)
@@ -617,7 +597,7 @@ func FuzzAnswer(f *testing.F) {
 	if _, err := c.Publish(f.Context(), Proposal{Piece: testPiece(1), Provider: "f01000", Client: "f01001"}); err != nil {
 		f.Fatal(err)
 	}
-	clock.Add(20 * testEpoch)
+	clock.Advance(20 * testEpoch)
 	f.Fuzz(func(t *testing.T, body string) {
 		for _, methods := range []map[string]method{methodsV1, methodsV2} {
 			status, answer := c.answer([]byte(body), methods)

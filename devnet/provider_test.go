@@ -432,16 +432,16 @@ func TestTransientFailures(t *testing.T) {
 					!waiting[0].Next.Equal(r.clock.Now().Add(wait*time.Second)) {
 					t.Fatalf("after attempt %d waiting are %+v at %s, want one for %d s", i+1, waiting, r.clock.Now(), wait)
 				}
-				r.clock.Add(wait*time.Second - 1)
+				r.clock.Advance(wait*time.Second - 1)
 				r.steps(0)
 				if n := r.dealer.opened[key]; n != i+1 {
 					t.Fatalf("document was fetched %d times before its time", n)
 				}
-				r.clock.Add(1)
+				r.clock.Advance(1)
 				r.steps(0)
 			}
 			r.dealer.breaks(pieces[1].String(), nil)
-			r.clock.Add(5 * time.Second)
+			r.clock.Advance(5 * time.Second)
 			r.steps(1)
 			r.dealt(good, held)
 			if n := r.dealer.opened[pieces[0].String()]; n != 1 {
@@ -467,9 +467,9 @@ func TestMissing(t *testing.T) {
 			}
 			r.dealer.breaks(missing, func(w http.ResponseWriter, q *http.Request) bool { http.NotFound(w, q); return true })
 			r.steps(0)
-			r.clock.Add(time.Minute)
+			r.clock.Advance(time.Minute)
 			r.steps(0)
-			r.clock.Add(time.Minute)
+			r.clock.Advance(time.Minute)
 			r.steps(1)
 			got := r.provider.Refusals()
 			if len(got) != 1 || got[0].Piece != culprit || !strings.Contains(got[0].Reason, "is not there: HTTP 404") {
@@ -506,17 +506,17 @@ func TestSeveralSources(t *testing.T) {
 	other.breaks(pieces[0].String(), away)
 	for range 4 { // more than Attempts: the one that does not answer may have it
 		r.steps(0)
-		r.clock.Add(time.Second)
+		r.clock.Advance(time.Second)
 	}
 	r.dealer.breaks(pieces[0].String(), away)
 	other.breaks(pieces[0].String(), gone)
 	for range 4 {
 		r.steps(0)
-		r.clock.Add(time.Second)
+		r.clock.Advance(time.Second)
 	}
 	r.dealer.breaks(pieces[0].String(), gone)
 	r.steps(0)
-	r.clock.Add(time.Second)
+	r.clock.Advance(time.Second)
 	r.steps(1)
 	if got := r.provider.Refusals(); len(got) != 1 || got[0].Aggregate != lost.String() || got[0].Piece != pieces[0].String() {
 		t.Errorf("refusals are %+v", got)
@@ -741,7 +741,7 @@ func TestBadLists(t *testing.T) {
 			r.steps(0)
 			r.dealer.breaks(pieces[0].String(), nil)
 			r.dealer.list = func(w http.ResponseWriter, _ string) bool { io.WriteString(w, test.body); return true }
-			r.clock.Add(time.Hour)
+			r.clock.Advance(time.Hour)
 			ended, err := r.provider.Step(t.Context())
 			if (err == nil) != (test.wantErr == "") || err != nil && !strings.Contains(err.Error(), test.wantErr) {
 				t.Errorf("error is %v, want %q", err, test.wantErr)

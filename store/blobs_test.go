@@ -14,11 +14,12 @@ import (
 
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
 )
 
 func TestReadBlob(t *testing.T) {
 	ctx := t.Context()
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	b := store.RawBlob([]byte("hello world"))
 	if got, want := b.CID.String(), "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"; got != want {
 		t.Errorf("CID of %q is %s, want %s", b.Bytes, got, want)
@@ -46,7 +47,7 @@ func TestReadBlob(t *testing.T) {
 
 func TestPack(t *testing.T) {
 	ctx := t.Context()
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	const n = 2500
 	var w store.PackWriter
 	var entries []store.Entry
@@ -113,7 +114,7 @@ func TestPack(t *testing.T) {
 // A pack is a CAR file: these bytes were written out from the specification by hand.
 func TestPackIsCAR(t *testing.T) {
 	ctx := t.Context()
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	const sha = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // of nothing
 	want := "3a" + "a2" + "65" + hex.EncodeToString([]byte("roots")) + "81" + "d82a" + "5825" + "0001551220" + sha +
 		"67" + hex.EncodeToString([]byte("version")) + "01" +
@@ -164,7 +165,7 @@ func TestPackLimits(t *testing.T) {
 }
 
 func FuzzReadPack(f *testing.F) {
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	for _, contents := range [][]string{{""}, {"a", "b", strings.Repeat("c", 200)}} {
 		var w store.PackWriter
 		for _, s := range contents {
@@ -185,7 +186,7 @@ func FuzzReadPack(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ctx := t.Context()
-		d := memory.New(memory.Options{Now: newClock().Now})
+		d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 		blob := store.RawBlob(b)
 		if err := store.PutBlob(ctx, d, blob); err != nil {
 			t.Fatal(err)

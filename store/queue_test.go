@@ -15,6 +15,7 @@ import (
 
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
 )
 
 type job struct {
@@ -36,7 +37,7 @@ func send(t *testing.T, d store.Driver, n int) {
 
 // bench is a consumer on a memory engine, with a clock that moves when told to.
 type bench struct {
-	*clock
+	*storetest.FakeClock
 	engine   *memory.Engine
 	driver   store.Driver // the engine, unless a test puts something in between
 	options  store.ConsumerOptions
@@ -44,7 +45,7 @@ type bench struct {
 }
 
 func newBench(handle store.Handler) *bench {
-	b := &bench{clock: newClock()}
+	b := &bench{FakeClock: storetest.NewClock()}
 	b.engine = memory.New(memory.Options{Now: b.Now})
 	b.driver = b.engine
 	b.options = store.ConsumerOptions{

@@ -14,29 +14,10 @@ import (
 
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
+	"github.com/storacha/w3filecoin/store/storetest"
 )
 
-var start = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-
-// clock is a clock that moves when told to.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: start} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) Advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
+var start = storetest.NewClock().Now()
 
 type pet struct {
 	Name  string    `cbor:"1,keyasint"`
@@ -71,7 +52,7 @@ func (r readsFunc) Get(ctx context.Context, key store.Key) (store.Row, error) { 
 
 func TestTableRoundTrip(t *testing.T) {
 	ctx := t.Context()
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	pets := store.NewTable[pet](d)
 
 	rec, err := pets.Get(ctx, petKey)
@@ -191,7 +172,7 @@ func TestCommitRefusesWhatCannotBeReadBack(t *testing.T) {
 		Link cid.Cid // lacks omitzero
 	}
 	ctx := t.Context()
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	table := store.NewTable[bad](d)
 	rec := store.Record[bad]{Key: petKey}
 	if err := table.Commit(ctx, &rec, store.Effects{}); err == nil {
@@ -215,7 +196,7 @@ func TestUpdate(t *testing.T) {
 	}
 
 	t.Run("creates, then changes", func(t *testing.T) {
-		pets := store.NewTable[pet](memory.New(memory.Options{Now: newClock().Now}))
+		pets := store.NewTable[pet](memory.New(memory.Options{Now: storetest.NewClock().Now}))
 		for want := 1; want <= 3; want++ {
 			rec, err := pets.Update(ctx, petKey, func(rec *store.Record[pet], fx *store.Effects) error {
 				if rec.Exists() != (want > 1) {
@@ -230,7 +211,7 @@ func TestUpdate(t *testing.T) {
 	})
 
 	t.Run("loses no update to concurrent ones", func(t *testing.T) {
-		pets := store.NewTable[pet](memory.New(memory.Options{Now: newClock().Now}))
+		pets := store.NewTable[pet](memory.New(memory.Options{Now: storetest.NewClock().Now}))
 		const n = 100
 		var wg sync.WaitGroup
 		for range n {
@@ -247,7 +228,7 @@ func TestUpdate(t *testing.T) {
 	})
 
 	t.Run("unchanged returns what was read", func(t *testing.T) {
-		pets := store.NewTable[pet](memory.New(memory.Options{Now: newClock().Now}))
+		pets := store.NewTable[pet](memory.New(memory.Options{Now: storetest.NewClock().Now}))
 		if _, err := pets.Update(ctx, petKey, older); err != nil {
 			t.Fatal(err)
 		}
@@ -261,7 +242,7 @@ func TestUpdate(t *testing.T) {
 	})
 
 	t.Run("an error of decide ends it", func(t *testing.T) {
-		pets := store.NewTable[pet](memory.New(memory.Options{Now: newClock().Now}))
+		pets := store.NewTable[pet](memory.New(memory.Options{Now: storetest.NewClock().Now}))
 		boom := errors.New("boom")
 		_, err := pets.Update(ctx, petKey, func(*store.Record[pet], *store.Effects) error { return boom })
 		if !errors.Is(err, boom) {
@@ -273,7 +254,7 @@ func TestUpdate(t *testing.T) {
 	})
 
 	t.Run("its own effect reported as a conflict is found by decide", func(t *testing.T) {
-		d := memory.New(memory.Options{Now: newClock().Now})
+		d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 		calls := 0
 		pets := store.NewTable[pet](rowsFunc{d, func(ctx context.Context, c store.Change) (uint64, error) {
 			calls++
@@ -295,7 +276,7 @@ func TestUpdate(t *testing.T) {
 	})
 
 	t.Run("gives up after a bound", func(t *testing.T) {
-		d := memory.New(memory.Options{Now: newClock().Now})
+		d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 		pets := store.NewTable[pet](rowsFunc{d, func(context.Context, store.Change) (uint64, error) { return 0, store.ErrConflict }})
 		if _, err := pets.Update(ctx, petKey, older); !errors.Is(err, store.ErrConflict) {
 			t.Errorf("got %v", err)
@@ -303,7 +284,7 @@ func TestUpdate(t *testing.T) {
 	})
 
 	t.Run("an unknown outcome is not repeated", func(t *testing.T) {
-		d := memory.New(memory.Options{Now: newClock().Now})
+		d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 		lost, calls := errors.New("connection lost"), 0
 		pets := store.NewTable[pet](rowsFunc{d, func(context.Context, store.Change) (uint64, error) { calls++; return 0, lost }})
 		if _, err := pets.Update(ctx, petKey, older); !errors.Is(err, lost) || calls != 1 {
@@ -315,7 +296,7 @@ func TestUpdate(t *testing.T) {
 func TestUpdateFrom(t *testing.T) {
 	ctx := t.Context()
 	reads := 0
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	pets := store.NewTable[pet](readsFunc{d, func(ctx context.Context, key store.Key) (store.Row, error) { reads++; return d.Get(ctx, key) }})
 	older := func(rec *store.Record[pet], _ *store.Effects) error {
 		rec.Value.Age++
@@ -357,7 +338,7 @@ func TestSeen(t *testing.T) {
 
 func TestCreate(t *testing.T) {
 	ctx := t.Context()
-	pets := store.NewTable[pet](memory.New(memory.Options{Now: newClock().Now}))
+	pets := store.NewTable[pet](memory.New(memory.Options{Now: storetest.NewClock().Now}))
 	first := store.Record[pet]{Key: petKey, Value: pet{Name: "Rex"}}
 	if created, err := pets.Create(ctx, &first, store.Effects{}); !created || err != nil {
 		t.Fatalf("first: %v, %v", created, err)
@@ -374,7 +355,7 @@ func TestCreate(t *testing.T) {
 
 func TestAllPages(t *testing.T) {
 	ctx := t.Context()
-	pets := store.NewTable[pet](memory.New(memory.Options{Now: newClock().Now}))
+	pets := store.NewTable[pet](memory.New(memory.Options{Now: storetest.NewClock().Now}))
 	const n = store.MaxPage*2 + 5
 	for i := range n {
 		rec := store.Record[pet]{Key: store.Key{Partition: "pet", Sort: fmt.Sprintf("a%05d", i)}, Value: pet{Age: i}}
@@ -479,7 +460,7 @@ func TestWatch(t *testing.T) {
 	ctx := t.Context()
 	type told struct{ Was, Is int }
 	var got []told
-	d := memory.New(memory.Options{Now: newClock().Now})
+	d := memory.New(memory.Options{Now: storetest.NewClock().Now})
 	pets := store.NewTable[pet](d).Watch(func(was, is pet) { got = append(got, told{was.Age, is.Age}) })
 	for range 2 { // the second creation finds the first
 		rec := store.Record[pet]{Key: petKey, Value: pet{Name: "Rex", Age: 1}}

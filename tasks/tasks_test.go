@@ -16,6 +16,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/enginetest"
@@ -29,12 +30,6 @@ func testKey(seed byte) capabilities.Signer {
 		panic(err)
 	}
 	return s
-}
-
-type didKeys struct{}
-
-func (didKeys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
-	return wire.VerifierOf(did)
 }
 
 var (
@@ -55,7 +50,7 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	f := &fixture{t: t, now: epoch}
 	f.engine = enginetest.New(t, enginetest.Options{Now: func() time.Time { return f.now }})
-	f.ledger = New(f.engine, didKeys{}, func() time.Time { return f.now }, slog.New(slog.NewTextHandler(&f.logs, nil)))
+	f.ledger = New(f.engine, chaintest.Keys{}, func() time.Time { return f.now }, slog.New(slog.NewTextHandler(&f.logs, nil)))
 	return f
 }
 

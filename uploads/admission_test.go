@@ -11,6 +11,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/blob"
 	"github.com/storacha/w3filecoin/capabilities/space"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/standing"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/storetest"
@@ -80,7 +81,7 @@ func (q *quota) Fields() []capabilities.Field {
 
 func TestLimits(t *testing.T) {
 	three := standing.Limit{Count: 3}
-	alice, bob, owner := signer(10), signer(11), signer(12)
+	alice, bob, owner := chaintest.Key("alice"), chaintest.Key("bob"), chaintest.Key("owner")
 	for name, tt := range map[string]struct {
 		limits standing.Limits
 		// alice and bob are how many of ten blobs of 100 bytes each are taken, on two days; both add to a space of a third one if shared. A piece of
@@ -165,8 +166,8 @@ func TestRefusedByLimit(t *testing.T) {
 // TestAddedAgain: a blob is charged once in a space, whoever adds it and however often, until the address that was charged for has expired.
 func TestAddedAgain(t *testing.T) {
 	w := limited(t, nil, standing.Limits{Agent: standing.Limit{Count: 1000}, Space: standing.Limit{Count: 1000}})
-	owner, other := signer(12), signer(13)
-	agents := []capabilities.Signer{agent, signer(10)}
+	owner, other := chaintest.Key("owner"), chaintest.Key("other")
+	agents := []capabilities.Signer{agent, chaintest.Key("alice")}
 	account := standing.AgentSubject(agent.DID().String())
 	shared := "space/" + owner.DID().String()
 	b := newBlob("some bytes")
@@ -293,7 +294,7 @@ func TestLimitsAndFaults(t *testing.T) {
 	faults := []storetest.Fault{storetest.FailBefore, storetest.FailAfter, storetest.ReportConflict, storetest.Duplicate}
 	storetest.Sweep(t, faults, func(t *testing.T, choose storetest.Chooser) {
 		w := limited(t, choose, standing.Limits{Agent: standing.Limit{Count: 2}, Space: standing.Limit{Count: 2}})
-		owner := signer(12)
+		owner := chaintest.Key("owner")
 		b := newBlob("some bytes")
 		for n := range 2 {
 			if !w.taken(addIn(agent, owner, b, fmt.Sprint(n))) {

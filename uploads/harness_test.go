@@ -1,7 +1,6 @@
 package uploads_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -18,6 +17,7 @@ import (
 	httpcap "github.com/storacha/w3filecoin/capabilities/http"
 	"github.com/storacha/w3filecoin/capabilities/space"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/enginetest"
 	"github.com/storacha/w3filecoin/store/storetest"
@@ -26,22 +26,7 @@ import (
 	"github.com/storacha/w3filecoin/wire"
 )
 
-func signer(n byte) capabilities.Signer {
-	s, err := wire.SignerOfSeed(bytes.Repeat([]byte{n}, 32))
-	if err != nil {
-		panic(err)
-	}
-	return s
-}
-
-// keys knows did:key only.
-type keys struct{}
-
-func (keys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
-	return wire.VerifierOf(did)
-}
-
-var self, agent, stranger = signer(1), signer(2), signer(3)
+var self, agent, stranger = chaintest.Key("storefront"), chaintest.Key("agent"), chaintest.Key("stranger")
 
 // fakeBucket holds blobs by digest.
 type fakeBucket struct {
@@ -89,11 +74,11 @@ func newWorld(t *testing.T, choose storetest.Chooser) *world {
 	w := &world{Stage: storetest.NewStage(t, clock, enginetest.New(t, enginetest.Options{Now: clock.Now}), choose), bucket: &fakeBucket{blobs: map[string]uint64{}, at: "https://custody.example/content/"}}
 	w.Handlers = func() map[string]store.Handler { return w.service.Handlers() }
 	w.deps = uploads.Deps{
-		Signer: self, Store: w.Driver, Keys: keys{}, Bucket: w.bucket, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
+		Signer: self, Store: w.Driver, Keys: chaintest.Keys{}, Bucket: w.bucket, Now: w.Clock.Now, Log: slog.New(slog.DiscardHandler),
 		Policy: uploads.Policy{MaxSize: 1000, MayUpload: func(space string) bool { return space != stranger.DID().String() }},
 	}
 	w.serve()
-	w.ledger = tasks.New(w.Driver, keys{}, w.Clock.Now, w.deps.Log)
+	w.ledger = tasks.New(w.Driver, chaintest.Keys{}, w.Clock.Now, w.deps.Log)
 	return w
 }
 
@@ -118,21 +103,15 @@ func invoke(by capabilities.Signer, c capabilities.Caveats, nonce string) capabi
 // execute executes a task with the blocks that come with it; again while the store is at fault, as clients do.
 func (w *world) execute(task capabilities.Task, attach ...capabilities.Block) (r *capabilities.Receipt, err error) {
 	w.Helper()
-	m := new(capabilities.Message)
-	m.AddInvocation(task.UCAN, attach...)
-	if m, err = wire.DecodeMessage(m.Encode(), wire.Limits{}); err != nil {
-		w.Fatal(err)
-	}
+	in := chaintest.Arrives(w, task, attach...)
 	method := w.service.Methods()[task.Can()]
 	if task.Can() == ucan.ConcludeAbility {
 		method = w.service.Concluding(w.ledger.Conclude(self))
 	}
-	for range 5 {
-		r, err = method(w.Context(), capabilities.Invocation{Task: capabilities.TaskOf(m, m.Invocations()[0]), Message: m})
-		if !errors.Is(err, storetest.ErrInjected) {
-			break
-		}
-	}
+	err = storetest.Again(func() error {
+		r, err = method(w.Context(), in)
+		return err
+	})
 	return r, err
 }
 
@@ -143,7 +122,7 @@ func (w *world) ok(task capabilities.Task, ok capabilities.Struct, attach ...cap
 	if err != nil {
 		w.Fatalf("%s: %v", task.Can(), err)
 	}
-	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, keys{}); err != nil {
+	if err := capabilities.VerifyReceipt(w.Context(), r, task.UCAN, chaintest.Keys{}); err != nil {
 		w.Fatal(err)
 	}
 	if err := capabilities.ReadResult(r.Out, ok); err != nil {
@@ -220,7 +199,7 @@ func (w *world) add(b blob.Blob, nonce string) *added {
 	}
 	for _, task := range []capabilities.Task{a.allocate, a.put, a.accept} {
 		if told := a.told[task.Link()]; told != nil {
-			if err := capabilities.VerifyReceipt(w.Context(), told, task.UCAN, keys{}); err != nil {
+			if err := capabilities.VerifyReceipt(w.Context(), told, task.UCAN, chaintest.Keys{}); err != nil {
 				w.Error(err)
 			}
 		}
@@ -258,7 +237,7 @@ func (a *added) provider() capabilities.Signer {
 // accepted returns the receipt of blob/accept with the claim, nil if it is not concluded.
 func (a *added) accepted() (*capabilities.Receipt, *assert.Location) {
 	a.w.Helper()
-	rec, err := tasks.New(a.w.Engine, keys{}, a.w.Clock.Now, a.w.deps.Log).Get(a.w.Context(), a.accept.Link())
+	rec, err := tasks.New(a.w.Engine, chaintest.Keys{}, a.w.Clock.Now, a.w.deps.Log).Get(a.w.Context(), a.accept.Link())
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}
@@ -267,7 +246,7 @@ func (a *added) accepted() (*capabilities.Receipt, *assert.Location) {
 	}
 	m := decoded(a.w, rec)
 	r := m.Receipt(a.accept.Link())
-	if err := capabilities.VerifyReceipt(a.w.Context(), r, a.accept.UCAN, keys{}); err != nil {
+	if err := capabilities.VerifyReceipt(a.w.Context(), r, a.accept.UCAN, chaintest.Keys{}); err != nil {
 		a.w.Fatal(err)
 	}
 	var ok blob.AcceptOK
@@ -278,7 +257,7 @@ func (a *added) accepted() (*capabilities.Receipt, *assert.Location) {
 	if !found || len(r.Fork) != 1 || !r.Fork[0].Equals(ok.Site) {
 		a.w.Fatalf("the claim %s is not with its receipt", ok.Site)
 	}
-	v, err := keys{}.Verifier(a.w.Context(), self.DID())
+	v, err := chaintest.Keys{}.Verifier(a.w.Context(), self.DID())
 	if err != nil {
 		a.w.Fatal(err)
 	}
@@ -294,7 +273,7 @@ func (a *added) accepted() (*capabilities.Receipt, *assert.Location) {
 
 func (w *world) task(link cid.Cid) tasks.Record {
 	w.Helper()
-	rec, err := tasks.New(w.Engine, keys{}, w.Clock.Now, w.deps.Log).Get(w.Context(), link)
+	rec, err := tasks.New(w.Engine, chaintest.Keys{}, w.Clock.Now, w.deps.Log).Get(w.Context(), link)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -1,4 +1,5 @@
-// Package chaintest builds chains of receipts, from an offer to a deal, as the roles issue them: for tests of those who read chains.
+// Package chaintest builds chains of receipts, from an offer to a deal, as the roles issue them: for tests of those who read chains. What tests
+// of those who issue them share is here too: keys, invocations as they arrive, an [Inbox] for receipts.
 //
 // [New] gives a chain that holds. A test spoils one part of it, a [Link] or what is done to a finished receipt, and lets [Chain.Message] sign
 // the rest, so that nothing but the one part is wrong. Keys are derived from names: equal chains have equal bytes.

@@ -19,6 +19,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/blob"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
+	"github.com/storacha/w3filecoin/internal/chaintest"
 	"github.com/storacha/w3filecoin/roles/client"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/store/memory"
@@ -26,22 +27,6 @@ import (
 	"github.com/storacha/w3filecoin/uploads"
 	"github.com/storacha/w3filecoin/wire"
 )
-
-func blobSigner(t *testing.T, b byte) capabilities.Signer {
-	t.Helper()
-	s, err := wire.SignerOfSeed(bytes.Repeat([]byte{b}, 32))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-// didKeys are the keys of did:key.
-type didKeys struct{}
-
-func (didKeys) Verifier(_ context.Context, did capabilities.DID) (capabilities.Verifier, error) {
-	return wire.VerifierOf(did)
-}
 
 // uploadStore is a storefront that takes uploads, and does to its answers what a test wants.
 type uploadStore struct {
@@ -59,7 +44,7 @@ type uploadStore struct {
 
 func newUploadStore(t *testing.T) *uploadStore {
 	t.Helper()
-	s := &uploadStore{T: t, self: blobSigner(t, 1)}
+	s := &uploadStore{T: t, self: chaintest.Key("storefront")}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.puts++
 		body, err := io.ReadAll(r.Body)
@@ -78,12 +63,12 @@ func newUploadStore(t *testing.T) *uploadStore {
 	s.at = server.URL
 	engine := memory.New(memory.Options{Now: time.Now})
 	var err error
-	s.service, err = uploads.New(uploads.Deps{Signer: s.self, Store: engine, Keys: didKeys{}, Bucket: s, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+	s.service, err = uploads.New(uploads.Deps{Signer: s.self, Store: engine, Keys: chaintest.Keys{}, Bucket: s, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Policy: uploads.Policy{MaxSize: 1000}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.ledger = tasks.New(engine, didKeys{}, time.Now, slog.New(slog.DiscardHandler))
+	s.ledger = tasks.New(engine, chaintest.Keys{}, time.Now, slog.New(slog.DiscardHandler))
 	return s
 }
 
@@ -148,13 +133,13 @@ func (s *uploadStore) Receipt(ctx context.Context, task cid.Cid) (*capabilities.
 // put has an agent store some bytes.
 func (s *uploadStore) put(ctx context.Context, text, nonce string) (client.Site, error) {
 	s.Helper()
-	agent := blobSigner(s.T, 2)
+	agent := chaintest.Key("agent")
 	sum, err := multihash.Sum([]byte(text), multihash.SHA2_256, -1)
 	if err != nil {
 		s.Fatal(err)
 	}
 	return client.PutBlob(ctx, client.Upload{
-		Conn: s, Agent: agent, Storefront: s.self.DID(), Keys: didKeys{}, Space: agent.DID().String(), Terms: capabilities.Terms{Nonce: nonce},
+		Conn: s, Agent: agent, Storefront: s.self.DID(), Keys: chaintest.Keys{}, Space: agent.DID().String(), Terms: capabilities.Terms{Nonce: nonce},
 		Patience: 30 * time.Millisecond,
 	}, blob.Blob{Digest: blob.Digest(sum), Size: uint64(len(text))}, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil })
 }
@@ -198,7 +183,7 @@ func without(m *capabilities.Message, task cid.Cid, match func(capabilities.Bloc
 func TestPutBlobDoubts(t *testing.T) {
 	resigned := func(t *testing.T, m *capabilities.Message) *capabilities.Message {
 		first := m.Receipts()[0]
-		r, err := wire.SignReceipt(blobSigner(t, 9), wire.Receipt{Ran: first.Ran, Out: first.Out, Fork: first.Fork})
+		r, err := wire.SignReceipt(chaintest.Key("stranger"), wire.Receipt{Ran: first.Ran, Out: first.Out, Fork: first.Fork})
 		if err != nil {
 			t.Fatal(err)
 		}

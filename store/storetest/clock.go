@@ -20,9 +20,10 @@ type FakeClock struct {
 }
 
 // NewClock returns a fake clock that shows some day in 2026.
-func NewClock() *FakeClock {
-	return &FakeClock{now: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}
-}
+func NewClock() *FakeClock { return NewClockAt(time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)) }
+
+// NewClockAt returns a fake clock that shows a time.
+func NewClockAt(now time.Time) *FakeClock { return &FakeClock{now: now} }
 
 // Now returns the clock's time.
 func (c *FakeClock) Now() time.Time {

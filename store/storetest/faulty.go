@@ -46,6 +46,19 @@ func (f Fault) String() string {
 // ErrInjected is what calls that fail return.
 var ErrInjected = errors.New("injected fault")
 
+// Again does something until it meets no injected fault, as whoever calls a service that is out of order for a moment; five times at most. It
+// returns what it met the last time.
+func Again(do func() error) error {
+	err := do()
+	for range 4 {
+		if !errors.Is(err, ErrInjected) {
+			break
+		}
+		err = do()
+	}
+	return err
+}
+
 // Call is one call of an engine about to be made.
 type Call struct {
 	Method string       // of [store.Driver]
