@@ -137,13 +137,14 @@ func (s *Service) submitted(ctx context.Context, msg submitMessage) error {
 	if again.Value.State == Invalid {
 		return s.wrong(ctx, by.Value.Agent, msg.Offer, &again.Value)
 	}
-	return s.revive(ctx, key, offer.At)
+	return s.revive(ctx, key, time.UnixMilli(offer.At))
 }
 
-// revive starts an expired piece again for an offer made since.
-func (s *Service) revive(ctx context.Context, key store.Key, offeredAt int64) error {
+// revive starts an expired piece again for an offer made since, be it the very one that was made before. Not one that the aggregator has ended: the
+// receipts that lead there cannot be given again.
+func (s *Service) revive(ctx context.Context, key store.Key, offered time.Time) error {
 	_, err := s.pieces.Update(ctx, key, func(p *store.Record[Piece], fx *store.Effects) error {
-		if p.Value.State != Expired || offeredAt < p.Value.Times[Expired] {
+		if p.Value.State != Expired || p.Value.PieceOffer.Defined() || offered.UnixMilli() < p.Value.Times[Expired] {
 			return store.ErrUnchanged
 		}
 		p.Value.enter(Submitted, s.Now())

@@ -210,10 +210,12 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	if limit := s.Policy.MaxPiece; limit != 0 && nb.Piece.PaddedSize() > limit {
 		return nil, capabilities.NewPieceTooLarge(nb.Piece, limit)
 	}
-	if earlier, err := s.admit(ctx, inv, nb.Piece); err != nil || earlier != nil {
-		return earlier, err
-	}
 	nonce := inv.EffectNonce()
+	if earlier, err := s.admit(ctx, inv, nb.Piece); err != nil {
+		return nil, err
+	} else if earlier != nil {
+		return earlier, s.revive(ctx, pieceKey(nb.Piece, nb.Content, nonce), s.Now())
+	}
 	self := s.Signer.DID()
 	submit, err := capabilities.Invoke(s.Signer, self, self.String(),
 		&filecoin.Submit{Content: nb.Content, Piece: nb.Piece}, capabilities.Terms{Nonce: nonce})
@@ -232,7 +234,11 @@ func (s *Service) offer(ctx context.Context, inv capabilities.Invocation) (*capa
 	}
 	var effects store.Effects
 	submitQueue.Send(&effects, submitMessage{inv.Link(), s.node(inv, nb)})
-	return s.ledger.Accept(ctx, inv.Task, r, fx, store.Listing{Index: offersIndex(nb.Piece), Sort: inv.Link().String()}, effects)
+	kept, err := s.ledger.Accept(ctx, inv.Task, r, fx, store.Listing{Index: offersIndex(nb.Piece), Sort: inv.Link().String()}, effects)
+	if err == nil && kept != r { // acknowledged before
+		err = s.revive(ctx, pieceKey(nb.Piece, nb.Content, nonce), s.Now())
+	}
+	return kept, err
 }
 
 // offersIndex lists the offers of a piece. It is asked where the piece has no row yet; taking an offer out of it later would write its row once more.

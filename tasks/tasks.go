@@ -178,7 +178,8 @@ func Own(self capabilities.DID, receipt func(context.Context, cid.Cid) (*capabil
 }
 
 // Accept acknowledges a task with its receipt, in one commit with the messages and blobs that this causes. Once it returns the
-// promise of the receipt is durable. If the task was acknowledged before, nothing is written and the earlier receipt is returned.
+// promise of the receipt is durable. If the task was acknowledged before, nothing is written and the earlier receipt is returned, which is another
+// value than r.
 func (l *Ledger) Accept(ctx context.Context, task capabilities.Task, r *capabilities.Receipt, fx capabilities.Effects,
 	listing store.Listing, effects store.Effects) (*capabilities.Receipt, error) {
 	rec := store.Record[Record]{Key: Key(task.Link()), Listing: listing, Value: Record{

@@ -136,12 +136,20 @@ func TestContentThatNeverComes(t *testing.T) {
 	if n.Chain(o).Concluded() {
 		t.Error("an expired offer has a terminal receipt")
 	}
-	// The content comes, and the offer is made again by somebody: it goes on.
-	n.World.Put(payload)
+	// The very same offer is made again: the content is looked for once more.
 	again, err := n.OfferAs("storefront", absent, link, "")
 	if err != nil || !again.Task.Equals(o.Task) {
 		t.Fatalf("the same offer: %v, %v", again.Task, err)
 	}
+	if s, err = n.Status(o); err != nil || s.State != "submitted" {
+		t.Fatalf("offered once more: %+v, %v", s, err)
+	}
+	n.Run(9*day, func() bool { return false })
+	if s, err = n.Status(o); err != nil || s.State != "expired" || s.Reason == "" {
+		t.Fatalf("after nine more days: %+v, %v", s, err)
+	}
+	// The content comes, and the offer is made again by somebody: it goes on.
+	n.World.Put(payload)
 	agent := TestKey(77)
 	task, _, err := client.Offer(context.Background(), n.Conn("storefront"), agent, n.Roles["storefront"].Signer.DID(), agent.DID().String(),
 		filecoin.Offer{Content: absent, Piece: link}, capabilities.Terms{}, n.keys())
