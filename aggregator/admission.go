@@ -40,6 +40,9 @@ func (s *Service) admit(ctx context.Context, inv capabilities.Invocation, p piec
 	return nil, err
 }
 
+// quarantineLanes begins the names of lanes that are kept apart, one for each storefront.
+const quarantineLanes = "quarantine/"
+
 // laneOf says in which lane a piece waits that was just acknowledged. Pieces that their storefront keeps apart, and those of a storefront with a bad
 // standing, share no aggregate with others.
 func (s *Service) laneOf(ctx context.Context, storefront, group string) (string, error) {
@@ -50,7 +53,7 @@ func (s *Service) laneOf(ctx context.Context, storefront, group string) (string,
 	front, ok := s.Storefronts(storefront)
 	switch {
 	case known.Level != standing.Good || strings.HasSuffix(group, piececap.QuarantineSuffix):
-		return "quarantine/" + storefront, nil
+		return quarantineLanes + storefront, nil
 	case ok && front.Lane != "":
 		return front.Lane, nil
 	}

@@ -52,13 +52,16 @@ func newYard(t *testing.T) *yard { return newYardOf(t, func(*aggregator.Deps) {}
 
 // newFaultyYard returns a yard whose engine fails as choose says.
 func newFaultyYard(t *testing.T, choose storetest.Chooser) *yard {
-	return newYardWith(t, choose, func(*aggregator.Deps) {})
+	return newYardWith(t, lag, choose, func(*aggregator.Deps) {})
 }
 
 // newYardOf returns a yard whose aggregator is made of something else in part.
-func newYardOf(t *testing.T, change func(*aggregator.Deps)) *yard { return newYardWith(t, nil, change) }
+func newYardOf(t *testing.T, change func(*aggregator.Deps)) *yard {
+	return newYardWith(t, lag, nil, change)
+}
 
-func newYardWith(t *testing.T, choose storetest.Chooser, change func(*aggregator.Deps)) *yard {
+// newYardWith returns a yard whose indexes show what was so some time before.
+func newYardWith(t *testing.T, lag time.Duration, choose storetest.Chooser, change func(*aggregator.Deps)) *yard {
 	t.Helper()
 	clock := storetest.NewClock()
 	y := &yard{t: t, self: chaintest.Key("aggregator"), storefront: chaintest.Key("storefront"), dealerName: chaintest.Key("dealer"),

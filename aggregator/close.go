@@ -63,7 +63,14 @@ func (s *Service) tick(ctx context.Context, msg tickMessage) error {
 	if err != nil {
 		return err
 	}
+	ended, err := s.endOverdue(ctx, &lane.Value, oldest)
+	if err != nil {
+		return err
+	}
 	counted := lane.Value
+	if ended {
+		counted.Counts, counted.Cursors = nil, nil // count again
+	}
 	_, err = s.lanes.Update(ctx, lane.Key, func(l *store.Record[Lane], fx *store.Effects) error {
 		if l.Value.Round != msg.Round {
 			return store.ErrUnchanged

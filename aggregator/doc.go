@@ -3,6 +3,7 @@
 //
 //	 piece/offer                    plan, claim, build                  aggregate/offer        aggregate/accept
 //	────────────▶ piece: pending ──────────────────▶ piece: aggregated
+//	                        └── 14 days in quarantine ─▶ piece: ended
 //	                                                aggregate: offered ─────────────▶ published ───────▶ dealt | failed
 //
 // A piece is one row: identity (piece, group, nonce), state, plan. While it is pending, a sparse index (lane and height, age) lists it.
@@ -14,10 +15,12 @@
 //  4. only claimed rows enter the aggregate, in descending size; their exact order is written as a blob;
 //  5. the aggregate's row is created if it is not there, and the lane is freed.
 //
+// Pieces of storefronts, or agents, whose offers were proven wrong wait in lanes of their own, which may never fill an aggregate. After 14 days such a
+// piece is claimed for no plan and ends: its receipt of piece/accept says so.
+//
 // The receipts of piece/accept are pure functions of the plan and the key: one walk over the aggregate makes them, a page at a time, and sends each
 // storefront its own.
 //
 // service.go holds the capabilities, events.go the messages (one method each, safe to repeat, in any order), close.go how a lane closes, policy.go what goes
-// into an aggregate, walk.go the receipts, records.go
-// the rows.
+// into an aggregate, walk.go the receipts, quarantine.go how pieces end without an aggregate, records.go the rows.
 package aggregator

@@ -22,6 +22,7 @@ type State string
 const (
 	Pending    State = "pending"
 	Aggregated State = "aggregated"
+	Ended      State = "ended" // waited too long in quarantine
 )
 
 // States of an aggregate. Dealt and Failed are terminal.
@@ -41,20 +42,24 @@ type Piece struct {
 	Lane       string     `cbor:"l"`
 	Offer      cid.Cid    `cbor:"o"` // task piece/offer
 	Accept     cid.Cid    `cbor:"a"` // task piece/accept
-	// Plan is the plan that claimed the piece; empty while it is pending.
+	// Plan is the plan that claimed the piece, or [noPlan]; empty while it is pending.
 	Plan string `cbor:"pl,omitzero"`
-	// Aggregate is the row of its aggregate and AcceptPacked the receipt of piece/accept, once the walk has come by.
+	// Aggregate is the row of its aggregate and AcceptPacked the receipt of piece/accept, once the walk has come by. An ended piece has the receipt alone.
 	Aggregate    store.Key    `cbor:"ag,omitzero"`
 	AcceptPacked tasks.Packed `cbor:"ap,omitzero"`
 	// Attempt counts the aggregates that it was in before this one.
 	Attempt    uint64 `cbor:"at,omitzero"`
 	Since      int64  `cbor:"t"`           // acknowledged, in milliseconds since the Unix epoch
 	Aggregated int64  `cbor:"tg,omitzero"` // entered an aggregate
+	Ended      int64  `cbor:"te,omitzero"` // ended in quarantine
 }
 
 // State returns where the piece stands.
 func (p *Piece) State() State {
-	if p.AcceptPacked.Pack.Defined() {
+	switch {
+	case p.Ended != 0:
+		return Ended
+	case p.AcceptPacked.Pack.Defined():
 		return Aggregated
 	}
 	return Pending

@@ -31,6 +31,8 @@ type Timing struct {
 	PeerRetry time.Duration
 	// Pull is how long after an aggregate was offered its receipt is pulled, if it was not pushed; 30 minutes.
 	Pull time.Duration
+	// Quarantine is how long a piece may wait in a lane of its storefront's own for the volume of an aggregate; then it ends; 14 days.
+	Quarantine time.Duration
 }
 
 func (t Timing) withDefaults() Timing {
@@ -38,6 +40,7 @@ func (t Timing) withDefaults() Timing {
 	t.Tick = cmp.Or(t.Tick, min(max(t.Budget/20, 50*time.Millisecond), time.Minute))
 	t.PeerRetry = cmp.Or(t.PeerRetry, time.Second)
 	t.Pull = cmp.Or(t.Pull, 30*time.Minute)
+	t.Quarantine = cmp.Or(t.Quarantine, 14*24*time.Hour)
 	return t
 }
 

@@ -53,10 +53,16 @@ func (s *Service) pieceStatus(ctx context.Context, p *Piece) (capabilities.Piece
 	if p.Aggregated != 0 {
 		times[Aggregated] = p.Aggregated
 	}
+	if p.Ended != 0 {
+		times[Ended] = p.Ended
+	}
 	status := capabilities.PieceStatus{
 		Piece: p.Piece.String(), Group: p.Group, Attempts: p.Attempt,
 		Waiting: capabilities.NewWaiting(p.State(), times, "", 0),
 		Tasks:   map[string]string{piececap.OfferAbility: p.Offer.String(), piececap.AcceptAbility: p.Accept.String()},
+	}
+	if p.State() == Ended {
+		status.Reason = p.ending().Message
 	}
 	if p.State() == Pending {
 		lane, err := s.lanes.Get(ctx, laneKey(p.Lane))

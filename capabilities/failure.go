@@ -85,6 +85,7 @@ const (
 	InvalidPieceCID     = "InvalidPieceCID"     // filecoin/submit: the content's bytes give another piece
 	InvalidContentPiece = "InvalidContentPiece" // filecoin/accept: likewise
 	AggregationFailed   = "AggregationFailed"   // filecoin/accept: no aggregate with the piece found a deal
+	QuarantineEnded     = "QuarantineEnded"     // piece/accept: among pieces kept apart it waited too long for the volume of an aggregate
 	AggregateMismatch   = "AggregateMismatch"   // aggregate/offer: the list of pieces gives another aggregate
 	InvalidPiece        = "InvalidPiece"        // aggregate/accept: pieces proven bad
 )
@@ -93,7 +94,7 @@ const (
 // of the moment too.
 func (f *Failure) Terminal() bool {
 	switch f.Name {
-	case InvalidPieceCID, InvalidContentPiece, AggregationFailed, AggregateMismatch, InvalidPiece, UnsupportedContent:
+	case InvalidPieceCID, InvalidContentPiece, AggregationFailed, QuarantineEnded, AggregateMismatch, InvalidPiece, UnsupportedContent:
 		return true
 	}
 	return false
@@ -227,6 +228,24 @@ func NewAggregationFailed(attempts uint64, why string) *Failure {
 type attemptDetails struct{ Attempts uint64 }
 
 func (d *attemptDetails) Fields() []Field { return []Field{{Key: "attempts", Value: &d.Attempts}} }
+
+type quarantineDetails struct {
+	Piece piece.Link
+	Group string
+	Since uint64 // seconds since the Unix epoch
+}
+
+func (d *quarantineDetails) Fields() []Field {
+	return []Field{{Key: "piece", Value: &d.Piece}, {Key: "group", Value: &d.Group}, {Key: "since", Value: &d.Since}}
+}
+
+// NewQuarantineEnded is the terminal failure of piece/accept for a piece that was kept apart from those of others, and waited in vain, since a time, for
+// enough of its like to make an aggregate.
+func NewQuarantineEnded(p piece.Link, group string, since time.Time) *Failure {
+	return &Failure{Name: QuarantineEnded, Details: &quarantineDetails{p, group, uint64(since.Unix())},
+		Message: fmt.Sprintf("piece %s of group %s was kept apart, as too much that was offered with it was proven wrong, and since %s too little came to fill an aggregate",
+			p, group, since.UTC().Format(time.RFC3339))}
+}
 
 type aggregateDetails struct{ Aggregate, Computed piece.Link }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/segment"
 	"github.com/storacha/w3filecoin/wire"
+	"github.com/storacha/w3filecoin/wire/cbor"
 )
 
 // golden is what the JavaScript packages made, with keys that are for tests only.
@@ -227,6 +228,12 @@ func TestFailures(t *testing.T) {
 	}
 	if !bytes.Equal(back.Encode(), f.Encode()) {
 		t.Error("a failure that was read encodes to other bytes")
+	}
+	text, err := cbor.ToJSON(capabilities.NewQuarantineEnded(link, "did:web:a/quarantine", time.Unix(1_800_000_000, 0)).Encode())
+	if want := `{"group":"did:web:a/quarantine","message":"piece ` + link.String() + ` of group did:web:a/quarantine was kept apart, as too much that was offered ` +
+		`with it was proven wrong, and since 2027-01-15T08:00:00Z too little came to fill an aggregate","name":"QuarantineEnded","piece":{"/":"` + link.String() +
+		`"},"since":1800000000}`; err != nil || string(text) != want {
+		t.Errorf("got %s, %v, want %s", text, err, want)
 	}
 	if odd := capabilities.ReadFailure([]byte{0x63, 'o', 'd', 'd'}); odd.Name != "Error" || odd.Message != `"odd"` {
 		t.Errorf("an error that is no map became %v", odd)

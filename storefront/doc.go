@@ -12,6 +12,9 @@
 //	                                                                                                       ▼
 //	                                                                                                     dealt
 //
+// A piece that the aggregator kept apart from those of others, and ended after 14 days as too little came with it, is expired too: its chain ends there, and
+// says nothing about the pair.
+//
 // Every state that waits shows a reason, since when, and the next try. Only invalid, failed and dealt are terminal: the receipt of filecoin/accept
 // is issued with the commit that enters them, once.
 //

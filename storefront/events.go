@@ -292,6 +292,9 @@ func (s *Service) pieceAccepted(ctx context.Context, msg tasks.Arrival) error {
 	}
 	r := kept.Receipt
 	ok, err := checkInclusion(kept, &p.Value)
+	if f := (*capabilities.Failure)(nil); errors.As(err, &f) && f.Name == capabilities.QuarantineEnded {
+		return s.endApart(ctx, p, f)
+	}
 	if err != nil {
 		s.Log.Error("the aggregator's proof does not hold", "piece", p.Value.Piece, "task", msg.Task, "err", err)
 		return s.note(ctx, p.Key, Offered, "aggregation: the aggregator's receipt does not hold: "+err.Error())
@@ -351,6 +354,21 @@ func (s *Service) awaitAggregate(ctx context.Context, key store.Key, link piece.
 	}
 	s.awaited.Add(key)
 	return nil
+}
+
+// endApart ends a piece that the aggregator has ended: it was kept apart from others, and too little came to make an aggregate. That says something about
+// those who offered it, not about the pair, whose filecoin/accept is everybody's: so this is no failure of it.
+func (s *Service) endApart(ctx context.Context, p store.Record[Piece], f *capabilities.Failure) error {
+	_, err := s.pieces.UpdateFrom(ctx, p, func(p *store.Record[Piece], _ *store.Effects) error {
+		if p.Value.State != Offered {
+			return store.ErrUnchanged
+		}
+		p.Value.enter(Expired, s.Now())
+		p.Value.Reason = "quarantine: " + f.Message + "; offer it again with a nonce"
+		p.Listing = store.Listing{}
+		return nil
+	})
+	return err
 }
 
 func checkInclusion(kept tasks.Entry, p *Piece) (ok piececap.AcceptOK, err error) {

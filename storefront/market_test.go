@@ -118,7 +118,8 @@ func (m *market) aggregate(task capabilities.Task) (*capabilities.Message, error
 		m.groups[nb.Piece] = append(m.groups[nb.Piece], nb.Group)
 	}
 	self := chaintest.Key("aggregator")
-	accept := chaintest.Invoke(self, self.DID(), self.DID().String(), &piececap.Accept{Piece: nb.Piece, Group: nb.Group}, capabilities.Terms{})
+	accept := chaintest.Invoke(self, self.DID(), self.DID().String(), &piececap.Accept{Piece: nb.Piece, Group: nb.Group},
+		capabilities.Terms{Nonce: task.EffectNonce()})
 	return conclusion(m.t, self, task, nil, &piececap.OfferOK{Piece: nb.Piece}, capabilities.Effects{Join: &accept}), nil
 }
 

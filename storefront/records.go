@@ -23,7 +23,7 @@ const (
 	Dealt      State = "dealt"      // in a deal that is active on chain
 	Invalid    State = "invalid"    // the content's bytes give another piece
 	Failed     State = "failed"     // no aggregate with it found a deal
-	Expired    State = "expired"    // the content never came; offering again revives it
+	Expired    State = "expired"    // the content never came, and offering again revives it; or it was kept apart, and too little came with it
 )
 
 // Terminal reports whether the state is final.

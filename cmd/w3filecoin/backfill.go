@@ -422,7 +422,7 @@ func (b *backfill) bring(ctx context.Context, c *candidate, h hashedContent, r *
 	if !b.upload {
 		claimed = c.url // the storefront can bring it into its custody from there
 	}
-	if err := b.persist(ctx, func() (err error) { task, err = b.offer(ctx, h.content, h.piece, claimed); return err }); err != nil {
+	if err := b.persist(ctx, func() (err error) { task, _, err = b.offer(ctx, h.content, h.piece, claimed); return err }); err != nil {
 		return task, err
 	}
 	r.Outcome, r.Task = outcomeOffered, task.String()

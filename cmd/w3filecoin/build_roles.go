@@ -245,7 +245,7 @@ func (n *node) aggregator(driver store.Driver, log *slog.Logger) (roles.Service,
 		},
 		Reputation: cfg.Reputation.policy(),
 		Conn:       conn, Ladder: n.cfg.ladder(), Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(aggregatorRole, n.log),
-		Timing: aggregator.Timing{Budget: time.Duration(cfg.Budget), Pull: time.Duration(cfg.Pull)},
+		Timing: aggregator.Timing{Budget: time.Duration(cfg.Budget), Quarantine: time.Duration(cfg.QuarantineWait), Pull: time.Duration(cfg.Pull)},
 	})
 	return s, nil, nil, err
 }

@@ -240,10 +240,12 @@ type AggregatorConfig struct {
 	// Sizes are the deal sizes, ascending: ["32GiB"].
 	Sizes []Size `toml:"sizes"`
 	// Budget is how long a piece may wait for its aggregate to fill; 24h.
-	Budget      Duration     `toml:"budget"`
-	Pull        Duration     `toml:"pull"`
-	Storefronts []Registered `toml:"storefronts"`
-	Dealer      Neighbour    `toml:"dealer"`
+	Budget Duration `toml:"budget"`
+	// QuarantineWait is how long a piece that is kept apart from those of others may wait for the volume of an aggregate, until it ends; 336h.
+	QuarantineWait Duration     `toml:"quarantine_wait"`
+	Pull           Duration     `toml:"pull"`
+	Storefronts    []Registered `toml:"storefronts"`
+	Dealer         Neighbour    `toml:"dealer"`
 	// StorefrontCount and StorefrontSize bound what each storefront may offer per UTC day: pieces, and their padded sizes together; 0: nothing.
 	StorefrontCount uint64     `toml:"storefront_count"`
 	StorefrontSize  Size       `toml:"storefront_size"`

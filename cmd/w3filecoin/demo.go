@@ -247,7 +247,7 @@ func (d *demo) fill(ctx context.Context, of offered) error {
 			if err := d.offerer.store(ctx, content, "filler", bytes.NewReader(b), payload); err != nil {
 				return err
 			}
-			if _, err := d.offerer.offer(ctx, content, link, ""); err != nil {
+			if _, _, err := d.offerer.offer(ctx, content, link, ""); err != nil {
 				return err
 			}
 			d.fillers++

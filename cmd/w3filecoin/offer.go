@@ -28,6 +28,7 @@ import (
 func newOfferCommand(a *app) *cobra.Command {
 	var (
 		at      agentFlags
+		nonce   string
 		save    string
 		follow  bool
 		timeout time.Duration
@@ -36,13 +37,17 @@ func newOfferCommand(a *app) *cobra.Command {
 		Use:   "offer FILE...",
 		Short: "Store files at a storefront and offer them",
 		Long: `Store each file at the storefront, compute its piece, and invoke filecoin/offer. Prints one line per file: content, piece and the task
-of the offer, by which its receipts are found. With --follow it waits for the deals, and with --save it keeps the chains of receipts.`,
+of the offer, by which its receipts are found. With --follow it waits for the deals, and with --save it keeps the chains of receipts.
+
+What was offered before is not offered twice: its receipts are found again. With --nonce it has a chain of receipts of its own, which is for pieces whose
+chain has ended without a deal.`,
 		Args: arguments(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			o, err := a.dial(cmd.Context(), at)
 			if err != nil {
 				return err
 			}
+			o.nonce = nonce
 			ctx := cmd.Context()
 			if timeout > 0 {
 				var cancel context.CancelFunc
@@ -73,6 +78,7 @@ of the offer, by which its receipts are found. With --follow it waits for the de
 	}
 	at.add(cmd)
 	f := cmd.Flags()
+	f.StringVar(&nonce, "nonce", "", "any text: offer it as something new, whatever was offered before")
 	f.BoolVar(&follow, "follow", false, "wait until every offer has ended")
 	f.StringVar(&save, "save", "", "wait, and write each chain of receipts to this directory")
 	f.DurationVar(&timeout, "timeout", 0, "give up waiting after this long")
@@ -144,6 +150,7 @@ type offerer struct {
 	storefront capabilities.DID
 	with       string
 	proofs     []capabilities.Delegation
+	nonce      string // of offers; empty for none
 	conn       *client.Conn
 	keys       capabilities.Keys
 	http       *http.Client
@@ -156,6 +163,8 @@ type offered struct {
 	Content cid.Cid    `json:"content"`
 	Piece   piece.Link `json:"piece"`
 	Task    cid.Cid    `json:"task"`
+	// accept is the task filecoin/accept, which ends the offer.
+	accept cid.Cid
 }
 
 // MarshalJSON writes CIDs as text.
@@ -231,7 +240,7 @@ func (o *offerer) offerFile(ctx context.Context, file string) (offered, error) {
 	if err != nil {
 		return of, fmt.Errorf("storing %s: %w", file, err)
 	}
-	of.Task, err = o.offer(ctx, of.Content, of.Piece, "")
+	of.Task, of.accept, err = o.offer(ctx, of.Content, of.Piece, "")
 	if err != nil {
 		return of, fmt.Errorf("offering %s: %w", file, err)
 	}
@@ -285,22 +294,22 @@ func (o *offerer) putBlob(ctx context.Context, content cid.Cid, size int64, open
 }
 
 // offer offers a pair. at, if it is not empty, is where the content is: that goes with the offer as a claim of the agent's.
-func (o *offerer) offer(ctx context.Context, content cid.Cid, p piece.Link, at string) (cid.Cid, error) {
+func (o *offerer) offer(ctx context.Context, content cid.Cid, p piece.Link, at string) (task, accept cid.Cid, err error) {
 	var attached []capabilities.Block
 	if at != "" {
 		claim, err := capabilities.Invoke(o.agent, o.storefront, o.agent.DID().String(),
 			&assert.Location{Content: assert.Content{Link: content}, Location: []string{at}}, capabilities.Terms{})
 		if err != nil {
-			return cid.Undef, err
+			return cid.Undef, cid.Undef, err
 		}
 		attached = append(attached, claim.Block())
 	}
-	task, _, err := client.Offer(ctx, o.conn, o.agent, o.storefront, o.with, filecoin.Offer{Content: content, Piece: p},
-		capabilities.Terms{Proofs: o.proofs}, o.keys, attached...)
+	offer, r, err := client.Offer(ctx, o.conn, o.agent, o.storefront, o.with, filecoin.Offer{Content: content, Piece: p},
+		capabilities.Terms{Proofs: o.proofs, Nonce: o.nonce}, o.keys, attached...)
 	if err != nil {
-		return cid.Undef, err
+		return cid.Undef, cid.Undef, err
 	}
-	return task.Link(), nil
+	return offer.Link(), r.Join, nil
 }
 
 // await follows offers until all have ended, verifies their chains and, if dir is set, saves them there.
@@ -363,8 +372,8 @@ func (o *offerer) follow(ctx context.Context, of offered, seen func(capabilities
 				return nil, err
 			}
 		}
-		if p, ok := pieceOf(status, of.Content); ok && p.State == "expired" {
-			return nil, &exitError{exitRefused, fmt.Errorf("%s has expired: %s", of.File, p.Reason), "offer it again"}
+		if p, ok := pieceOf(status, of.accept); ok && p.State == "expired" {
+			return nil, &exitError{exitRefused, fmt.Errorf("%s has expired: %s", of.File, p.Reason), "w3filecoin status " + of.Piece.String() + " shows where it stands"}
 		} else if ok && p.ended() {
 			chain, err := client.Follow(ctx, o.conn, of.Task)
 			if err != nil {
@@ -385,9 +394,10 @@ func (o *offerer) follow(ctx context.Context, of offered, seen func(capabilities
 // pieceStatus is where the piece of one content stands.
 type pieceStatus struct{ capabilities.PieceStatus }
 
-func pieceOf(s capabilities.Status, content cid.Cid) (pieceStatus, bool) {
+// pieceOf finds the piece that a task filecoin/accept is to conclude: a content may have been offered with several nonces.
+func pieceOf(s capabilities.Status, accept cid.Cid) (pieceStatus, bool) {
 	for _, p := range s.Pieces {
-		if p.Content == content.String() {
+		if p.Tasks[filecoin.AcceptAbility] == accept.String() {
 			return pieceStatus{p}, true
 		}
 	}

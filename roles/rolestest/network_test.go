@@ -16,6 +16,7 @@ import (
 
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/filecoin"
+	piececap "github.com/storacha/w3filecoin/capabilities/piece"
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles/client"
 	"github.com/storacha/w3filecoin/standing"
@@ -166,6 +167,66 @@ func TestContentThatNeverComes(t *testing.T) {
 	}
 	// Both offers end with the same receipt.
 	if p := n.Verify(o); p.Failure != nil {
+		t.Error(p.Failure)
+	}
+}
+
+// TestQuarantineEnds: what somebody offers whose offers were proven wrong waits apart from the rest, and not for ever; nobody else waits for it.
+func TestQuarantineEnds(t *testing.T) {
+	n := New(t, Options{Seed: 6, Policy: storefront.Policy{Reputation: standing.Policy{HalfLife: 1000 * day, Quarantine: 0.5, Refuse: 9}}})
+	mallory := TestKey(90)
+	offer := func(by capabilities.Signer, size int, wrong bool, nonce string) Offered {
+		t.Helper()
+		content := n.Payload(size)
+		link, err := piece.Sum(content)
+		if wrong {
+			link, err = piece.Sum(append(content, 1))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := n.OfferBy(by, "storefront", n.World.Put(content), link, nonce)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	wrong := offer(mallory, 1000, true, "")
+	if !n.Run(day, n.Concluded(wrong)) {
+		t.Fatal("what is wrong is not found")
+	}
+	right := offer(mallory, 1000, false, "")
+	good := []Offered{offer(Agent(), 2000, false, ""), offer(Agent(), 900_000, false, "")}
+	if !n.Run(3*day, n.Concluded(good...)) {
+		t.Fatal("good pieces wait")
+	}
+	if s, err := n.Status(right); err != nil || s.State != "offered" || !strings.HasSuffix(s.Group, "/quarantine") {
+		t.Fatalf("kept apart: %+v, %v", s, err)
+	}
+	n.Run(15*day, func() bool { return false })
+	s, err := n.Status(right)
+	if err != nil || s.State != "expired" || !strings.HasPrefix(s.Reason, "quarantine: ") {
+		t.Fatalf("after two weeks: %+v, %v", s, err)
+	}
+	n.MustCheck(append(good, wrong, right))
+	// Whoever follows the chain reads the end of it, signed by the aggregator.
+	steps := n.Chain(right).Steps()
+	i := slices.IndexFunc(steps, func(s client.Step) bool { return s.Ability == piececap.AcceptAbility })
+	if i < 0 || steps[i].Receipt == nil || capabilities.ReadFailure(steps[i].Receipt.Out.Error).Name != capabilities.QuarantineEnded {
+		t.Fatalf("the chain: %+v", steps)
+	}
+	if n.Chain(right).Concluded() {
+		t.Error("filecoin/accept of the pair has failed for everybody")
+	}
+	// Somebody else offers the same with a nonce.
+	again, err := n.OfferBy(Agent(), "storefront", right.Content, right.Piece, "again")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if big := offer(Agent(), 900_000, false, ""); !n.Run(3*day, n.Concluded(big)) {
+		t.Fatal("not dealt")
+	}
+	if p := n.Verify(again); p.Failure != nil {
 		t.Error(p.Failure)
 	}
 }
