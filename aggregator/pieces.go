@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	aggregatecap "github.com/storacha/w3filecoin/capabilities/aggregate"
 	"github.com/storacha/w3filecoin/piece"
@@ -28,4 +29,19 @@ func (s *Service) PiecesOf(ctx context.Context, aggregate piece.Link) ([]piece.L
 		return nil, fmt.Errorf("stored list %s: %w", list, err)
 	}
 	return pieces, nil
+}
+
+// StorefrontsOf returns the DIDs of the storefronts that have offered a piece, none if nobody has.
+func (s *Service) StorefrontsOf(ctx context.Context, p piece.Link) ([]string, error) {
+	rows, _, err := s.pieces.Query(ctx, piecePartition(p), "", "", statusPage)
+	if err != nil {
+		return nil, err
+	}
+	var dids []string
+	for _, r := range rows {
+		if !slices.Contains(dids, r.Value.Storefront) {
+			dids = append(dids, r.Value.Storefront)
+		}
+	}
+	return dids, nil
 }

@@ -1,16 +1,17 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/ipfs/go-cid"
+	"time"
 
 	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/segment"
@@ -29,17 +30,65 @@ type Aggregates interface {
 	PiecesOf(ctx context.Context, aggregate piece.Link) ([]piece.Link, error)
 }
 
-// Opener reads content that the service answers for. *source.Custody implements it.
-type Opener interface {
-	// Open opens content, to be read within ctx, and returns its length in bytes. The error wraps source.ErrNoContent if
-	// there is none.
-	Open(ctx context.Context, content cid.Cid) (body io.ReadSeekCloser, length int64, err error)
+// Payloads reads what pieces were computed from.
+type Payloads interface {
+	// OpenPiece opens content that gave the piece from an offset in bytes on, to be read within ctx, and returns the length of the whole
+	// content. The error wraps source.ErrNoContent if there is none.
+	OpenPiece(ctx context.Context, p piece.Link, off int64) (body io.ReadCloser, length int64, err error)
 }
 
-// aggregates are those that were asked for last.
+// AggregatesConfig configures [NewAggregates].
+type AggregatesConfig struct {
+	Aggregates Aggregates // required
+	Payloads   Payloads   // required
+
+	// MissTTL is how long it is remembered that an aggregate is not known; 0 means DefaultMissTTL.
+	MissTTL time.Duration
+	// Stall ends a download whose receiver takes nothing for that long; 0 means source.DefaultStall.
+	Stall time.Duration
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Log receives what a client is not told: why a piece could not be read. Nil discards.
+	Log *slog.Logger
+}
+
+// NewAggregates returns the handler of
+//
+//	GET, HEAD /aggregate/{piece CID v2}  the aggregate as one file, ranges included
+//
+// with
+//
+//	200, 206  the bytes
+//	400, 404, 415, 503  as [New] has them
+//	416  a range behind the end
+//
+// The file is the one whose piece CID is the aggregate's; it exists nowhere, and is put together from its pieces as it is read. What cannot be
+// read ends the response before the length that was stated; it is never zeros. Whether the bytes of a piece are what they were when it was
+// validated is not checked here: whoever takes the file computes its piece.
+func NewAggregates(cfg AggregatesConfig) (http.Handler, error) {
+	if cfg.Aggregates == nil || cfg.Payloads == nil {
+		return nil, errors.New("resolver: Aggregates and Payloads are required")
+	}
+	cfg.MissTTL = cmp.Or(cfg.MissTTL, DefaultMissTTL)
+	cfg.Stall = cmp.Or(cfg.Stall, source.DefaultStall)
+	if cfg.MissTTL < 0 || cfg.Stall < 0 {
+		return nil, errors.New("resolver: a limit is negative")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &aggregates{cfg: cfg, misses: newCache[string](DefaultCacheSize/missShare, cfg.MissTTL)}, nil
+}
+
 type aggregates struct {
+	cfg    AggregatesConfig
+	misses *cache[string] // why there is none, by binary CID
+
 	mu    sync.Mutex
-	built []*segment.Aggregate // the most recently used first
+	built []*segment.Aggregate // those that were asked for last, the most recently used first
 	// building is held by the one who builds an aggregate, which takes a moment of a core and the memory for it.
 	building sync.Mutex
 }
@@ -66,29 +115,26 @@ func (s *aggregates) put(a *segment.Aggregate) {
 }
 
 // aggregate returns an aggregate with its segments and index.
-func (s *resolver) aggregate(ctx context.Context, link piece.Link) (*segment.Aggregate, error) {
-	if a := s.aggregates.get(link); a != nil {
+func (s *aggregates) aggregate(ctx context.Context, link piece.Link) (*segment.Aggregate, error) {
+	if a := s.get(link); a != nil {
 		return a, nil
 	}
-	key := "\x01" + link.CID().KeyString()
+	key := link.CID().KeyString()
 	if message, ok := s.misses.get(key, s.cfg.Now()); ok {
 		return nil, notFound(message)
 	}
-	var pieces []piece.Link
-	if s.cfg.Aggregates != nil {
-		var err error
-		if pieces, err = s.cfg.Aggregates.PiecesOf(ctx, link); err != nil {
-			return nil, fmt.Errorf("looking up pieces of aggregate %s: %w", link, err)
-		}
+	pieces, err := s.cfg.Aggregates.PiecesOf(ctx, link)
+	if err != nil {
+		return nil, fmt.Errorf("looking up pieces of aggregate %s: %w", link, err)
 	}
 	if len(pieces) == 0 {
 		message := "the aggregate " + link.String() + " was not made here"
 		s.misses.put(key, message, s.cfg.Now())
 		return nil, notFound(message)
 	}
-	s.aggregates.building.Lock()
-	defer s.aggregates.building.Unlock()
-	if a := s.aggregates.get(link); a != nil { // somebody else was faster
+	s.building.Lock()
+	defer s.building.Unlock()
+	if a := s.get(link); a != nil { // somebody else was faster
 		return a, nil
 	}
 	a, err := segment.Build(link.PaddedSize(), pieces)
@@ -98,13 +144,19 @@ func (s *resolver) aggregate(ctx context.Context, link piece.Link) (*segment.Agg
 	if a.Link() != link {
 		return nil, fmt.Errorf("the pieces of aggregate %s make %s", link, a.Link())
 	}
-	s.aggregates.put(a)
+	s.put(a)
 	return a, nil
 }
 
-// serveAggregate serves an aggregate as one file, the one whose piece CID is the aggregate's. The file exists nowhere:
-// each part is read from where it is when it is asked for. What cannot be read ends the response; it is never zeros.
-func (s *resolver) serveAggregate(w http.ResponseWriter, r *http.Request) {
+func (s *aggregates) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	refuse(w, r, err, s.cfg.MissTTL, s.cfg.Log)
+}
+
+func (s *aggregates) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := onlyReads(w, r); err != nil {
+		s.refuse(w, r, err)
+		return
+	}
 	link, err := parsePiece(strings.TrimPrefix(r.URL.Path, aggregatePath))
 	if err != nil {
 		s.refuse(w, r, err)
@@ -133,12 +185,12 @@ func (s *resolver) serveAggregate(w http.ResponseWriter, r *http.Request) {
 // payloads reads the payloads of an aggregate's pieces for one response, mostly from front to back: the piece that was
 // read last stays open.
 type payloads struct {
-	s     *resolver
+	s     *aggregates
 	ctx   context.Context
 	a     *segment.Aggregate
 	piece int // that is open; -1: none
 
-	body   io.ReadSeekCloser
+	body   io.ReadCloser
 	length int64 // of the content
 	at     int64 // where body stands
 	err    error // the first failure
@@ -151,13 +203,8 @@ func (p *payloads) read(i int, off int64, b []byte) (n int, err error) {
 			p.err = fmt.Errorf("piece %s: %w", p.a.Piece(i), err)
 		}
 	}()
-	if i != p.piece {
-		if err := p.open(i); err != nil {
-			return 0, err
-		}
-	}
-	if off != p.at && off < p.length {
-		if p.at, err = p.body.Seek(off, io.SeekStart); err != nil {
+	if i != p.piece || off != p.at && off < p.length {
+		if err := p.open(i, off); err != nil {
 			return 0, err
 		}
 	}
@@ -172,28 +219,19 @@ func (p *payloads) read(i int, off int64, b []byte) (n int, err error) {
 	return len(b), nil
 }
 
-func (p *payloads) open(i int) error {
+func (p *payloads) open(i int, off int64) error {
 	p.close()
 	link := p.a.Piece(i)
-	contents, err := p.s.cfg.Contents.ContentOf(p.ctx, link)
+	body, length, err := p.s.cfg.Payloads.OpenPiece(p.ctx, link, off)
 	if err != nil {
 		return err
 	}
-	failed := fmt.Errorf("its content: %w", source.ErrNoContent)
-	for _, content := range contents {
-		body, length, err := p.s.cfg.Bytes.Open(p.ctx, content)
-		switch {
-		case err == nil && fits(link, length):
-			p.piece, p.body, p.length, p.at = i, body, length, 0
-			return nil
-		case err == nil:
-			body.Close()
-			failed = fmt.Errorf("content %s has %d bytes, which is not the piece's size", content, length)
-		case !errors.Is(err, source.ErrNoContent):
-			failed = err
-		}
+	if !fits(link, length) {
+		body.Close()
+		return fmt.Errorf("its content has %d bytes, which is not the piece's size", length)
 	}
-	return failed
+	p.piece, p.body, p.length, p.at = i, body, length, off
+	return nil
 }
 
 func (p *payloads) close() {

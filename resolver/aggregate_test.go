@@ -110,13 +110,22 @@ func newShelf(t testing.TB, sizes ...int) *shelf {
 	return s
 }
 
+func newAggregates(t testing.TB, cfg AggregatesConfig) http.Handler {
+	t.Helper()
+	h, err := NewAggregates(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
 // TestAggregateFile: the file that is served hashes to the aggregate, whole and in ranges, over HTTP.
 func TestAggregateFile(t *testing.T) {
 	s := newShelf(t, 5000, 900, 127, 300)
 	if sum, err := piece.Sum(s.file); err != nil || sum != s.aggregate.Link() {
 		t.Fatalf("the file is %s, %v", sum, err)
 	}
-	server := httptest.NewServer(newResolver(t, Config{Contents: s, Locator: s, Aggregates: s, Bytes: s}))
+	server := httptest.NewServer(newAggregates(t, AggregatesConfig{Aggregates: s, Payloads: Custody{s, s}}))
 	defer server.Close()
 	url := server.URL + "/aggregate/" + s.aggregate.Link().String()
 	get := func(method, byteRange string) (*http.Response, []byte) {
@@ -163,7 +172,7 @@ func TestAggregateFile(t *testing.T) {
 func TestAggregateRefuses(t *testing.T) {
 	s := newShelf(t, 5000, 900)
 	var log bytes.Buffer
-	cfg := Config{Contents: s, Locator: s, Aggregates: s, Bytes: s, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	cfg := AggregatesConfig{Aggregates: s, Payloads: Custody{s, s}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	for _, tt := range []struct {
 		what, path string
 		status     int
@@ -172,18 +181,18 @@ func TestAggregateRefuses(t *testing.T) {
 		{"a piece CID v1", mustPiece(t, piece500).V1().String(), 415},
 	} {
 		rec := httptest.NewRecorder()
-		newResolver(t, cfg).ServeHTTP(rec, httptest.NewRequest("GET", "/aggregate/"+tt.path, nil))
+		newAggregates(t, cfg).ServeHTTP(rec, httptest.NewRequest("GET", "/aggregate/"+tt.path, nil))
 		if rec.Code != tt.status {
 			t.Errorf("%s: status %d, want %d", tt.what, rec.Code, tt.status)
 		}
 	}
 	rec := httptest.NewRecorder()
-	newResolver(t, Config{Contents: s, Locator: s}).ServeHTTP(rec, httptest.NewRequest("GET", "/aggregate/"+s.aggregate.Link().String(), nil))
-	if rec.Code != 404 {
-		t.Errorf("without aggregates: status %d", rec.Code)
+	newAggregates(t, cfg).ServeHTTP(rec, httptest.NewRequest("POST", "/aggregate/"+s.aggregate.Link().String(), nil))
+	if rec.Code != 405 {
+		t.Errorf("POST: status %d", rec.Code)
 	}
-	if _, err := New(Config{Contents: s, Locator: s, Aggregates: s}); err == nil {
-		t.Error("aggregates without bytes were accepted")
+	if _, err := NewAggregates(AggregatesConfig{Aggregates: s}); err == nil {
+		t.Error("aggregates without payloads were accepted")
 	}
 
 	// Pieces that make another aggregate.
@@ -191,7 +200,7 @@ func TestAggregateRefuses(t *testing.T) {
 	other.aggregate = newShelf(t, 901).aggregate
 	rec = httptest.NewRecorder()
 	cfg.Aggregates = wrongPieces{s}
-	newResolver(t, cfg).ServeHTTP(rec, httptest.NewRequest("GET", "/aggregate/"+other.aggregate.Link().String(), nil))
+	newAggregates(t, cfg).ServeHTTP(rec, httptest.NewRequest("GET", "/aggregate/"+other.aggregate.Link().String(), nil))
 	if rec.Code != 503 || !strings.Contains(log.String(), "make ") {
 		t.Errorf("pieces of another aggregate: status %d, log %s", rec.Code, log.String())
 	}
@@ -220,7 +229,7 @@ func TestAggregateWithoutAPiece(t *testing.T) {
 				t.Fatal(err)
 			}
 			var log bytes.Buffer
-			server := httptest.NewServer(newResolver(t, Config{Contents: s, Locator: s, Aggregates: s, Bytes: s, Log: slog.New(slog.NewTextHandler(&log, nil))}))
+			server := httptest.NewServer(newAggregates(t, AggregatesConfig{Aggregates: s, Payloads: Custody{s, s}, Log: slog.New(slog.NewTextHandler(&log, nil))}))
 			defer server.Close()
 			resp, err := http.Get(server.URL + "/aggregate/" + s.aggregate.Link().String())
 			if err != nil {
@@ -236,6 +245,68 @@ func TestAggregateWithoutAPiece(t *testing.T) {
 				t.Errorf("the log does not say which piece: %s", log.String())
 			}
 		})
+	}
+}
+
+// TestAggregateOfStorefronts: an aggregate is put together from what the resolvers of storefronts have, whole and in ranges. One that does not know a piece, or
+// is not there, is followed by the next.
+func TestAggregateOfStorefronts(t *testing.T) {
+	s := newShelf(t, 5000, 900, 127, 300)
+	gone := httptest.NewServer(http.NotFoundHandler())
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	mux := http.NewServeMux()
+	front := httptest.NewServer(mux)
+	defer front.Close()
+	defer gone.Close()
+	dir, err := source.OpenReadOnlyDir(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	custody, err := source.NewCustody(front.URL, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux.Handle("/content/", source.NewContentHandler(custody, source.ContentConfig{}))
+	mux.Handle("/piece/{cid}", newResolver(t, Config{Contents: s, Locator: custody}))
+	var hosts []string
+	for _, server := range []*httptest.Server{gone, closed, front} {
+		hosts = append(hosts, server.Listener.Addr().String())
+	}
+	fetcher, err := source.NewHTTP(source.HTTPConfig{AllowHosts: hosts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	urls := []string{gone.URL, closed.URL, front.URL}
+	var log bytes.Buffer
+	server := httptest.NewServer(newAggregates(t, AggregatesConfig{Aggregates: s, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Payloads: Storefronts{HTTP: fetcher, Of: func(context.Context, piece.Link) ([]string, error) { return urls, nil }}}))
+	get := func(byteRange string) ([]byte, error) {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/aggregate/"+s.aggregate.Link().String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Range", byteRange)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return io.ReadAll(resp.Body)
+	}
+	for _, r := range [][2]int{{0, len(s.file) - 1}, {1, len(s.file) - 1}, {4990, 9000}, {127, 8000}, {len(s.file) - 300, len(s.file) - 1}} {
+		if b, err := get(fmt.Sprintf("bytes=%d-%d", r[0], r[1])); err != nil || !bytes.Equal(b, s.file[r[0]:r[1]+1]) {
+			t.Errorf("bytes %v: %d bytes, %v", r, len(b), err)
+		}
+	}
+	for _, urls = range [][]string{nil, {gone.URL}, {closed.URL}} {
+		if b, err := get("bytes=0-"); !errors.Is(err, io.ErrUnexpectedEOF) || !bytes.HasPrefix(s.file, b) {
+			t.Errorf("from %q: %d bytes, %v", urls, len(b), err)
+		}
+	}
+	server.Close()
+	if n := strings.Count(log.String(), "cannot be read"); n != 3 {
+		t.Errorf("%d failures are told: %s", n, log.String())
 	}
 }
 

@@ -64,9 +64,6 @@ const (
 type Config struct {
 	Contents Contents // required
 	Locator  Locator  // required
-	// Aggregates and Bytes serve /aggregate/. Nil: no aggregate is known here.
-	Aggregates Aggregates
-	Bytes      Opener
 	// Keys serves /key/. Nil: no bucket is open for that.
 	Keys Keys
 
@@ -77,8 +74,6 @@ type Config struct {
 	MissTTL time.Duration
 	// CacheSize is how many redirects are remembered; 0 means DefaultCacheSize.
 	CacheSize int
-	// Stall ends the download of an aggregate whose receiver takes nothing for that long; 0 means source.DefaultStall.
-	Stall time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Log receives what a client is not told: why a look-up failed. Nil discards.
@@ -91,11 +86,9 @@ type Config struct {
 //	GET, HEAD /{content CID}          where the content is
 //	GET, HEAD /{piece CID v2}         as /piece/
 //	GET, HEAD /key/{key}?bucket=      where the object of one of the operator's buckets is
-//	GET, HEAD /aggregate/{piece CID}  the aggregate as one file, ranges included
 //
 // with
 //
-//	200, 206  (aggregates only) the bytes
 //	302  Location, Cache-Control: public, max-age = what is smaller of expires and the TTL
 //	400  what should name a piece or content does not, or expires is not a number from 1 to MaxExpires
 //	404  nothing in custody that goes by this name
@@ -121,12 +114,6 @@ func New(cfg Config) (http.Handler, error) {
 	if cfg.CacheSize == 0 {
 		cfg.CacheSize = DefaultCacheSize
 	}
-	if cfg.Aggregates != nil && cfg.Bytes == nil {
-		return nil, errors.New("resolver: aggregates cannot be served without Bytes")
-	}
-	if cfg.Stall <= 0 {
-		cfg.Stall = source.DefaultStall
-	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -144,18 +131,11 @@ type resolver struct {
 	cfg    Config
 	hits   *cache[source.Location] // by binary CID
 	misses *cache[string]          // why there is none
-
-	aggregates aggregates
 }
 
 func (s *resolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		s.refuse(w, r, &refusal{status: http.StatusMethodNotAllowed, name: "MethodNotAllowed", message: "use GET or HEAD"})
-		return
-	}
-	if strings.HasPrefix(r.URL.Path, aggregatePath) {
-		s.serveAggregate(w, r)
+	if err := onlyReads(w, r); err != nil {
+		s.refuse(w, r, err)
 		return
 	}
 	if strings.HasPrefix(r.URL.Path, keyPath) {
@@ -178,6 +158,15 @@ func (s *resolver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.redirect(w, r, at, expires)
+}
+
+// onlyReads refuses other methods than GET and HEAD.
+func onlyReads(w http.ResponseWriter, r *http.Request) error {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	return &refusal{status: http.StatusMethodNotAllowed, name: "MethodNotAllowed", message: "use GET or HEAD"}
 }
 
 // serveKey redirects to an object of a bucket.
@@ -393,18 +382,22 @@ func badRequest(name, message string) error {
 
 // refuse answers a request that cannot be redirected.
 func (s *resolver) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	refuse(w, r, err, s.cfg.MissTTL, s.cfg.Log)
+}
+
+func refuse(w http.ResponseWriter, r *http.Request, err error, missTTL time.Duration, log *slog.Logger) {
 	var e *refusal
 	if !errors.As(err, &e) {
 		if r.Context().Err() != nil {
 			return // nobody is left to be told, and nothing is wrong here
 		}
-		s.cfg.Log.ErrorContext(r.Context(), "resolving failed", "path", r.URL.Path, "err", err)
+		log.ErrorContext(r.Context(), "resolving failed", "path", r.URL.Path, "err", err)
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 		e = &refusal{status: http.StatusServiceUnavailable, name: "Unavailable", message: "the look-up failed; try again in a few seconds"}
 	}
 	cache := "no-store"
 	if e.status == http.StatusNotFound {
-		cache = "public, max-age=" + strconv.Itoa(int(s.cfg.MissTTL/time.Second))
+		cache = "public, max-age=" + strconv.Itoa(int(missTTL/time.Second))
 	}
 	w.Header().Set("Cache-Control", cache)
 	reply(w, e)

@@ -166,6 +166,12 @@ func (h *HTTP) checkAddr(network, address string, _ syscall.RawConn) error {
 // The error wraps compute.ErrNoContent (404, 410), [ErrForbidden], [ErrTooLarge], [ErrSlow] or the context's. Reading
 // the body fails with the same, and with io.ErrUnexpectedEOF if it ends early.
 func (h *HTTP) Fetch(ctx context.Context, url string) (body io.ReadCloser, length int64, err error) {
+	return h.FetchFrom(ctx, url, 0)
+}
+
+// FetchFrom is [HTTP.Fetch] from an offset on, in bytes; length is that of the whole all the same. It fails if the source does not serve ranges, or has no
+// byte there.
+func (h *HTTP) FetchFrom(ctx context.Context, url string, off int64) (body io.ReadCloser, length int64, err error) {
 	u, err := parseURL(url)
 	if err != nil {
 		return nil, 0, fmt.Errorf("fetching: %w", err)
@@ -177,7 +183,7 @@ func (h *HTTP) Fetch(ctx context.Context, url string) (body io.ReadCloser, lengt
 	}
 	ctx, timeout := context.WithTimeoutCause(ctx, h.cfg.Timeout, fmt.Errorf("not done after %s: %w", h.cfg.Timeout, ErrSlow))
 	ctx, cancel := context.WithCancelCause(ctx)
-	b := &fetched{h: h, ctx: ctx, stall: h.cfg.Stall, now: h.now, left: h.cfg.MaxBytes, pace: pace{minRate: h.cfg.MinRate}}
+	b := &fetched{h: h, ctx: ctx, stall: h.cfg.Stall, now: h.now, left: h.cfg.MaxBytes - off, pace: pace{minRate: h.cfg.MinRate}}
 	b.stalled = time.AfterFunc(math.MaxInt64, func() { cancel(fmt.Errorf("nothing came for %s: %w", b.stall, ErrSlow)) })
 	b.stalled.Stop() // until the first read
 	b.release = func() {
@@ -185,26 +191,34 @@ func (h *HTTP) Fetch(ctx context.Context, url string) (body io.ReadCloser, lengt
 		timeout()
 		<-h.slots
 	}
-	resp, err := h.follow(ctx, u) //nolint:bodyclose // closing what Fetch returns closes it
+	resp, err := h.follow(ctx, u, off) //nolint:bodyclose // closing what FetchFrom returns closes it
 	if err != nil {
 		b.release()
 		return nil, 0, err
 	}
-	b.body, b.url, b.host = resp.Body, resp.Request.URL, origin(resp.Request.URL)
-	if etag := resp.Header.Get("Etag"); resp.ContentLength > 0 && strings.HasPrefix(etag, `"`) { // a strong one: byte for byte
-		b.etag, b.total = etag, resp.ContentLength
+	length = resp.ContentLength
+	if off > 0 {
+		length += off // judge has seen that it goes on to the end
 	}
-	return b, resp.ContentLength, nil
+	b.body, b.url, b.host = resp.Body, resp.Request.URL, origin(resp.Request.URL)
+	if etag := resp.Header.Get("Etag"); length > 0 && strings.HasPrefix(etag, `"`) { // a strong one: byte for byte
+		b.etag, b.total = etag, length
+	}
+	return b, length, nil
 }
 
-// follow requests u and what it redirects to, and returns the first response that has the bytes.
-func (h *HTTP) follow(ctx context.Context, u *url.URL) (*http.Response, error) {
+// follow requests u and what it redirects to, and returns the first response that has the bytes from an offset on.
+func (h *HTTP) follow(ctx context.Context, u *url.URL, off int64) (*http.Response, error) {
+	var part http.Header
+	if off > 0 {
+		part = http.Header{"Range": {fmt.Sprintf("bytes=%d-", off)}}
+	}
 	for hop := 0; ; hop++ {
-		resp, err := h.get(ctx, u, nil)
+		resp, err := h.get(ctx, u, part)
 		if err != nil {
 			return nil, explain(ctx, origin(u), err)
 		}
-		next, err := h.judge(u, resp)
+		next, err := h.judge(u, resp, off)
 		if err == nil && next == nil {
 			return resp, nil
 		}
@@ -235,10 +249,15 @@ func (h *HTTP) get(ctx context.Context, u *url.URL, part http.Header) (*http.Res
 	return h.transport.RoundTrip(req)
 }
 
-// judge returns nil and no error if the response has the bytes, or where to go on.
-func (h *HTTP) judge(u *url.URL, resp *http.Response) (next *url.URL, err error) {
+// judge returns nil and no error if the response has the bytes from an offset on, or where to go on.
+func (h *HTTP) judge(u *url.URL, resp *http.Response, off int64) (next *url.URL, err error) {
 	switch resp.StatusCode {
-	case http.StatusOK:
+	case http.StatusOK, http.StatusPartialContent:
+		total := off + resp.ContentLength
+		if whole := resp.StatusCode == http.StatusOK; whole != (off == 0) ||
+			!whole && resp.Header.Get("Content-Range") != fmt.Sprintf("bytes %d-%d/%d", off, total-1, total) {
+			return nil, fmt.Errorf("status %d, not the bytes from %d on", resp.StatusCode, off)
+		}
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		ref, err := url.Parse(resp.Header.Get("Location"))
 		if err != nil || ref.String() == "" {
@@ -259,8 +278,8 @@ func (h *HTTP) judge(u *url.URL, resp *http.Response) (next *url.URL, err error)
 			return nil, errors.New("the content is encoded, which was not asked for")
 		}
 	}
-	if resp.ContentLength > h.cfg.MaxBytes {
-		return nil, fmt.Errorf("%d bytes, at most %d are read: %w", resp.ContentLength, h.cfg.MaxBytes, ErrTooLarge)
+	if resp.ContentLength > h.cfg.MaxBytes-off {
+		return nil, fmt.Errorf("%d bytes, at most %d are read: %w", off+resp.ContentLength, h.cfg.MaxBytes, ErrTooLarge)
 	}
 	return nil, nil
 }

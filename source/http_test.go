@@ -155,6 +155,68 @@ func TestFetchStatus(t *testing.T) {
 	}
 }
 
+// TestFetchFrom: a fetch may begin in the middle, behind redirects too. What the source sends instead is refused.
+func TestFetchFrom(t *testing.T) {
+	want := pattern(100_000, 1)
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/elsewhere":
+			http.Redirect(w, r, "/", http.StatusFound)
+		case "/whole": // knows no ranges
+			w.Write(want)
+		case "/other": // says that it sends other bytes
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 7-%d/%d", len(want)-1, len(want)))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(want[7:])
+		case "/part": // leaves out the end
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 5-9/%d", len(want)))
+			w.Header().Set("Content-Length", "5")
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(want[5:10])
+		case "/breaks": // once, in the middle
+			w.Header().Set("ETag", `"1"`)
+			if r.Header.Get("If-Range") == "" {
+				w.Header().Set("Content-Range", fmt.Sprintf("bytes 5-%d/%d", len(want)-1, len(want)))
+				w.Header().Set("Content-Length", fmt.Sprint(len(want)-5))
+				w.WriteHeader(http.StatusPartialContent)
+				w.Write(want[5:50_000])
+				return
+			}
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(want))
+		default:
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(want))
+		}
+	})
+	h := newFetcher(t, HTTPConfig{MaxBytes: int64(len(want))})
+	for path, offsets := range map[string][]int64{"/": {0, 1, 50_000, 99_999}, "/elsewhere": {0, 5}, "/breaks": {5}} {
+		for _, off := range offsets {
+			body, length, err := h.FetchFrom(t.Context(), server.URL+path, off)
+			if err != nil {
+				t.Errorf("%s from %d: %v", path, off, err)
+				continue
+			}
+			b, err := io.ReadAll(body)
+			body.Close()
+			if err != nil || length != int64(len(want)) || !bytes.Equal(b, want[off:]) {
+				t.Errorf("%s from %d: %d bytes of %d, %v", path, off, len(b), length, err)
+			}
+		}
+	}
+	for path, off := range map[string]int64{"/whole": 5, "/other": 5, "/part": 5, "/": 100_000, "/elsewhere": 200_000} {
+		if body, _, err := h.FetchFrom(t.Context(), server.URL+path, off); err == nil {
+			body.Close()
+			t.Errorf("%s from %d was taken", path, off)
+		}
+	}
+	small := newFetcher(t, HTTPConfig{MaxBytes: int64(len(want)) - 1})
+	if _, _, err := small.FetchFrom(t.Context(), server.URL, 99_999); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("the end of what is too large: %v", err)
+	}
+	if n := len(h.slots) + len(small.slots); n != 0 {
+		t.Errorf("%d slots are in use after the fetches", n)
+	}
+}
+
 // TestFetchForbidden: none of these is connected to, however the address is written.
 func TestFetchForbidden(t *testing.T) {
 	addr := serveInternal(t)

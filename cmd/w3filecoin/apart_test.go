@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/storacha/w3filecoin/capabilities"
+	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/store/aws"
 	"github.com/storacha/w3filecoin/store/aws/awstest"
@@ -239,6 +241,7 @@ func TestRolesApart(t *testing.T) {
 	if n.bucket != nil {
 		n.logRequests(count)
 	}
+	n.downloadAggregate()
 
 	if !testing.Short() {
 		n.goAway(r)
@@ -247,6 +250,39 @@ func TestRolesApart(t *testing.T) {
 	for _, d := range n.roles {
 		d.stop()
 		d.log.clean(t)
+	}
+}
+
+// downloadAggregate downloads an aggregate as one file, with pieces of both storefronts if there is such a one: from the aggregator, which has none of them,
+// and where a storefront sends for it.
+func (n *apart) downloadAggregate() {
+	n.t.Helper()
+	fronts := map[string]map[*offerer]bool{}
+	for _, o := range n.done {
+		st, err := o.standing(n.t.Context())
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		if fronts[st.Aggregate] == nil {
+			fronts[st.Aggregate] = map[*offerer]bool{}
+		}
+		fronts[st.Aggregate][o.at] = true
+	}
+	name := ""
+	for aggregate, of := range fronts {
+		if name == "" || len(of) > len(fronts[name]) {
+			name = aggregate
+		}
+	}
+	whole := download(n.t, n.url["one"]+"/aggregate/"+name, "")
+	if sum, err := piece.Sum(whole); err != nil || sum.String() != name {
+		n.t.Errorf("the file of aggregate %s, %d bytes of %d storefronts, is %s, %v", name, len(whole), len(fronts[name]), sum, err)
+	}
+	n.t.Logf("checked: the file of an aggregate, %d bytes, with pieces of %d storefronts", len(whole), len(fronts[name]))
+	for _, at := range []int{1, len(whole) / 3, len(whole) - 1000} {
+		if got := download(n.t, n.url["aggregator"]+"/aggregate/"+name, fmt.Sprintf("bytes=%d-%d", at, at+999)); !bytes.Equal(got, whole[at:at+1000]) {
+			n.t.Errorf("bytes of aggregate %s from %d on are others than in the whole", name, at)
+		}
 	}
 }
 

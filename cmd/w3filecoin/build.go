@@ -19,6 +19,7 @@ import (
 	"github.com/storacha/w3filecoin/capabilities"
 	"github.com/storacha/w3filecoin/capabilities/ucan"
 	"github.com/storacha/w3filecoin/devnet"
+	"github.com/storacha/w3filecoin/resolver"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/store"
 	"github.com/storacha/w3filecoin/uploads"
@@ -41,7 +42,10 @@ type node struct {
 	metrics  *roles.Metrics
 	// following follows the events of buckets until its context ends; nil: nothing does.
 	following func(context.Context) error
-	closers   []func() error
+	// files serves aggregates as files, where the aggregator runs; pieces are those of the storefront, where that runs.
+	files   http.Handler
+	pieces  resolver.Payloads
+	closers []func() error
 	// draining: the process was asked to end. ending is closed when it does, and takes no more requests.
 	draining atomic.Bool
 	ending   chan struct{}

@@ -22,7 +22,6 @@ import (
 	"github.com/storacha/w3filecoin/compute"
 	"github.com/storacha/w3filecoin/dealer"
 	"github.com/storacha/w3filecoin/dealtracker"
-	"github.com/storacha/w3filecoin/piece"
 	"github.com/storacha/w3filecoin/resolver"
 	"github.com/storacha/w3filecoin/roles"
 	"github.com/storacha/w3filecoin/source"
@@ -130,16 +129,13 @@ func (n *node) storefront(driver store.Driver, log *slog.Logger) (roles.Service,
 		return nil, nil, nil, err
 	}
 	content := source.NewContentHandler(custody, source.ContentConfig{Log: log})
-	resolving := resolver.Config{Contents: s, Locator: custody, Bytes: custody, Keys: byKey, Log: log}
-	if n.cfg.runs(aggregatorRole) {
-		resolving.Aggregates = aggregates{n}
-	}
-	resolve, err := resolver.New(resolving)
+	resolve, err := resolver.New(resolver.Config{Contents: s, Locator: custody, Keys: byKey, Log: log})
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	n.pieces = resolver.Custody{Contents: s, Bytes: custody}
 	routes := map[string]http.Handler{
-		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve, "/key/": resolve, "/aggregate/": resolve,
+		"/content/": content, "/piece/{cid}": resolve, "GET /{cid}": resolve, "/key/": resolve, aggregatePath: n.aggregatesElsewhere(),
 	}
 	joined, err := n.uploads(s, custody, kept, policy, driver, routes, log)
 	if err != nil {
@@ -220,13 +216,6 @@ func (k keys) LocateKey(ctx context.Context, bucket, key string) (source.Locatio
 	return source.Location{}, source.ErrNoContent
 }
 
-// aggregates are those of the aggregator in this process, which is built after the resolver.
-type aggregates struct{ n *node }
-
-func (a aggregates) PiecesOf(ctx context.Context, link piece.Link) ([]piece.Link, error) {
-	return a.n.roles[aggregatorRole].server.Service.(*aggregator.Service).PiecesOf(ctx, link)
-}
-
 // maxPayload is how many bytes of content fit a piece of a padded size.
 func maxPayload(padded Size) int64 { return int64(padded) / 128 * 127 }
 
@@ -247,7 +236,13 @@ func (n *node) aggregator(driver store.Driver, log *slog.Logger) (roles.Service,
 		Conn:       conn, Ladder: n.cfg.ladder(), Parallel: 16, Now: time.Now, Log: log, Observe: n.metrics.Step(aggregatorRole, n.log),
 		Timing: aggregator.Timing{Budget: time.Duration(cfg.Budget), Quarantine: time.Duration(cfg.QuarantineWait), Pull: time.Duration(cfg.Pull)},
 	})
-	return s, nil, nil, err
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if n.files, err = n.aggregates(s, known, log); err != nil {
+		return nil, nil, nil, err
+	}
+	return s, map[string]http.Handler{aggregatePath: n.files}, nil, nil
 }
 
 // offersName is the directory in which earlier versions kept offer documents.
@@ -316,21 +311,20 @@ func (n *node) dealtracker(driver store.Driver, log *slog.Logger) (roles.Service
 	return s, nil, nil, err
 }
 
-func (n *node) compute(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
-	cfg := n.cfg.Compute
-	_, conn := n.registered(storefrontRole, cfg.Storefronts)
-	hosts := slices.Clone(cfg.AllowHosts)
+// storefrontHosts are the hosts where storefronts have content, and that may lie in private networks as they are configured here: some that are
+// named, those of the storefronts, and those that the storefront of this process or on the same store sends to.
+func (n *node) storefrontHosts(named []string, storefronts []Registered) ([]string, error) {
+	hosts := slices.Clone(named)
 	if n.cfg.runs(storefrontRole) {
 		hosts = append(hosts, hostOf(n.cfg.url(storefrontRole)))
-		// The storefront sends there for what it has in buckets.
 		for i := range n.cfg.Storefront.Buckets {
 			b, err := n.cfg.Storefront.Buckets[i].open()
 			if err != nil {
-				return nil, nil, nil, err
+				return nil, err
 			}
 			host, err := b.Host(context.Background())
 			if err != nil {
-				return nil, nil, nil, err
+				return nil, err
 			}
 			hosts = append(hosts, host)
 		}
@@ -338,18 +332,28 @@ func (n *node) compute(driver store.Driver, log *slog.Logger) (roles.Service, ma
 	if n.cfg.Store != "" { // where storefronts on the same store have their uploads
 		b, err := openUploads(context.Background(), n.cfg.Store, n.cfg.Storefront.UploadsPrivate)
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
 		host, err := b.Host(context.Background())
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
 		hosts = append(hosts, host)
 	}
-	for _, s := range cfg.Storefronts {
+	for _, s := range storefronts {
 		hosts = append(hosts, hostOf(s.URL))
 	}
-	fetcher, err := source.NewHTTP(source.HTTPConfig{AllowHosts: slices.DeleteFunc(hosts, func(h string) bool { return h == "" })})
+	return slices.DeleteFunc(hosts, func(h string) bool { return h == "" }), nil
+}
+
+func (n *node) compute(driver store.Driver, log *slog.Logger) (roles.Service, map[string]http.Handler, map[string]int, error) {
+	cfg := n.cfg.Compute
+	_, conn := n.registered(storefrontRole, cfg.Storefronts)
+	hosts, err := n.storefrontHosts(cfg.AllowHosts, cfg.Storefronts)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	fetcher, err := source.NewHTTP(source.HTTPConfig{AllowHosts: hosts})
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -245,7 +245,10 @@ type AggregatorConfig struct {
 	QuarantineWait Duration     `toml:"quarantine_wait"`
 	Pull           Duration     `toml:"pull"`
 	Storefronts    []Registered `toml:"storefronts"`
-	Dealer         Neighbour    `toml:"dealer"`
+	// AllowHosts are hosts in private networks that pieces may be read from, for the files of aggregates. Those of storefronts that are configured
+	// here are added.
+	AllowHosts []string  `toml:"allow_hosts"`
+	Dealer     Neighbour `toml:"dealer"`
 	// StorefrontCount and StorefrontSize bound what each storefront may offer per UTC day: pieces, and their padded sizes together; 0: nothing.
 	StorefrontCount uint64     `toml:"storefront_count"`
 	StorefrontSize  Size       `toml:"storefront_size"`
