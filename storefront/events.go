@@ -438,7 +438,11 @@ func (s *Service) armSweep(t *store.Record[timer], fx *store.Effects, pause time
 // sweepPage is how many pieces of each part a sweep looks at before the next one.
 const sweepPage = 32
 
-// sweep pulls the receipts of pieces that were offered long ago. It reads only those that are due.
+// sweepTime is about how long one message of a sweep works. Where the aggregator is slow, or away, and much is due, that ends the message before its pages:
+// a process that dies takes little with it.
+const sweepTime = 2 * time.Second
+
+// sweep pulls the receipts of pieces that were offered long ago. It reads only those that are due, and goes on in further messages while there are more.
 func (s *Service) sweep(ctx context.Context, msg sweepMessage) error {
 	t, err := s.timers.Get(ctx, sweepKey)
 	if err != nil {
@@ -447,15 +451,21 @@ func (s *Service) sweep(ctx context.Context, msg sweepMessage) error {
 	if t.Value.Round != msg.Round {
 		return nil
 	}
-	due := at(s.Now())
+	began := s.Now()
+	due := at(began)
 	more := false
-	for part := range offeredParts {
+	for turn := range uint64(offeredParts) {
+		part := int((msg.Round + turn) % offeredParts) // each comes first in its turn
 		recs, _, err := s.pieces.Scan(ctx, offeredPart(part), "", "", sweepPage)
 		if err != nil {
 			return err
 		}
 		for i, rec := range recs {
 			if rec.Listing.Sort > due {
+				break
+			}
+			if s.Now().Sub(began) > sweepTime {
+				more = true
 				break
 			}
 			if err := s.pullPiece(ctx, rec); err != nil {

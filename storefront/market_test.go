@@ -236,3 +236,52 @@ func TestMain(m *testing.M) { enginetest.Main(m) }
 func TestOnDouble(t *testing.T) {
 	enginetest.Again(t, enginetest.Double, ".", "^Test(ChecksAreDrawn|OfferedByManyMore|WorkSpreads)$")
 }
+
+// slow is an aggregator that takes its time to say that it has no receipt.
+type slow struct {
+	neighbour
+	asked func()
+}
+
+func (s slow) Receipt(ctx context.Context, task cid.Cid) (*capabilities.Message, error) {
+	s.asked()
+	return s.neighbour.Receipt(ctx, task)
+}
+
+// TestSweepInSteps: receipts that are missing are looked for in messages of some seconds each, however many they are and however slow the aggregator
+// is, so that a process that dies takes little of it with it. Each is looked for in its turn.
+func TestSweepInSteps(t *testing.T) {
+	const pieces = 12
+	asked, before, most := 0, 0, 0
+	m := newMarket(t, nil, func(m *market, d *storefront.Deps) {
+		d.Timing.Pull = time.Minute
+		d.Aggregator.Conn = slow{m.aggregate, func() {
+			asked++
+			m.stage.Clock.Advance(time.Second)
+		}}
+	})
+	if err := m.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	failures := m.stage.Observe
+	m.stage.Observe = func(o store.Outcome) {
+		failures(o)
+		if o.Delivery.Queue == "sweep" {
+			most, before = max(most, asked-before), asked
+		}
+	}
+	var items []item
+	for range pieces {
+		i, _ := m.good(chaintest.Key("alice"))
+		items = append(items, i)
+	}
+	m.run(10 * time.Minute)
+	if asked < pieces || most == 0 || most > 4 {
+		t.Errorf("%d pieces were looked for %d times, up to %d times in one message", pieces, asked, most)
+	}
+	for _, i := range items {
+		if s := m.state(i); s.State != "offered" || s.Next.IsZero() || s.Reason != "waiting for an aggregate" {
+			t.Errorf("%+v", s)
+		}
+	}
+}

@@ -225,6 +225,8 @@ func validation() []mutant {
 			"./storefront", "^TestEndedInQuarantine$"},
 		{"storefront/in circles", "a piece whose chain has ended begins anew in that chain", []edit{without(events, " || p.Value.PieceOffer.Defined()")},
 			"./storefront", "^TestEndedInQuarantine$"},
+		{"storefront/one long step", "all receipts that are missing are looked for in one message, however long that takes",
+			[]edit{never(events, "s.Now().Sub(began) > sweepTime")}, "./storefront", "^TestSweepInSteps$"},
 		{"storefront/deaf", "an expired piece stays so when the very same offer is made again", []edit{never(service, "err == nil && kept != r")},
 			rolestest, network},
 		{"compute/flipped byte", "bytes are taken for the content without a look at their hash",
