@@ -34,6 +34,7 @@ type yard struct {
 
 	// offered are the aggregates that the dealer was offered, each with its task aggregate/accept.
 	offered []offered
+	deps    aggregator.Deps
 }
 
 type offered struct {
@@ -83,11 +84,18 @@ func newYardWith(t *testing.T, lag time.Duration, choose storetest.Chooser, chan
 		Now:  y.clock, Log: slog.New(slog.DiscardHandler),
 	}
 	change(&deps)
-	var err error
-	if y.Service, err = aggregator.New(deps); err != nil {
-		t.Fatal(err)
-	}
+	y.deps = deps
+	y.restart()
 	return y
+}
+
+// restart begins a new process on the same rows.
+func (y *yard) restart() {
+	y.t.Helper()
+	var err error
+	if y.Service, err = aggregator.New(y.deps); err != nil {
+		y.t.Fatal(err)
+	}
 }
 
 func (y *yard) clock() time.Time { return y.stage.Clock.Now() }
@@ -298,6 +306,33 @@ func TestDealOfAnotherAggregate(t *testing.T) {
 				t.Errorf("%+v, want %s", s, want)
 			}
 		})
+	}
+}
+
+// TestLostTick: a lane whose tick was lost ticks again, once its aggregator was started again and a piece comes.
+func TestLostTick(t *testing.T) {
+	y := newYard(t)
+	a, b, c := synthetic(t, 1, 256*kib), synthetic(t, 2, 256*kib), synthetic(t, 3, 128*kib)
+	y.take(a)
+	y.stage.Settle()
+	y.stage.Clock.Advance(time.Minute)
+	ticks, err := y.stage.Engine.Receive(t.Context(), "lane", 10, time.Minute)
+	if err != nil || len(ticks) != 1 {
+		t.Fatalf("%d ticks, %v", len(ticks), err)
+	}
+	if err := y.stage.Engine.Ack(t.Context(), ticks[0]); err != nil {
+		t.Fatal(err)
+	}
+	y.take(b)
+	y.pass(3 * lag)
+	if len(y.offered) != 0 {
+		t.Fatalf("without a tick: %+v", y.offered)
+	}
+	y.restart()
+	y.take(c)
+	y.pass(3 * lag)
+	if len(y.offered) != 1 || !slices.Equal(y.offered[0].pieces, []piece.Link{a, b}) { // the index shows the last one later
+		t.Errorf("aggregates: %+v", y.offered)
 	}
 }
 

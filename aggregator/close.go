@@ -16,19 +16,23 @@ import (
 	"github.com/storacha/w3filecoin/store"
 )
 
+// lost is how long after its time a tick has lost its message for good, a dead letter perhaps: the lane is given another one.
+const lost = time.Hour
+
 // enterLane makes sure that the lane ticks and looks at pieces of this height.
 func (s *Service) enterLane(ctx context.Context, lane string, height uint8) error {
 	seen := store.Key{Partition: lane, Sort: strconv.Itoa(int(height))}
 	if s.entered.Has(seen) {
-		return nil // a lane keeps its heights, and ticks for ever
+		return nil // a lane keeps its heights, and ticks
 	}
 	_, err := s.lanes.Update(ctx, laneKey(lane), func(l *store.Record[Lane], fx *store.Effects) error {
-		if l.Exists() && l.Value.Heights&(1<<height) != 0 {
+		ticks := l.Exists() && s.Now().Sub(time.UnixMilli(l.Value.Next)) < lost
+		if ticks && l.Value.Heights&(1<<height) != 0 {
 			return store.ErrUnchanged
 		}
+		l.Value.Name = lane
 		l.Value.Heights |= 1 << height
-		if !l.Exists() {
-			l.Value.Name = lane
+		if !ticks {
 			s.arm(l, fx)
 		}
 		return nil

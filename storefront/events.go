@@ -418,8 +418,8 @@ var sweepKey = store.Key{Partition: "timer/sweep"}
 // Start arms the timers that no other message arms. Every replica calls it at its start; repeating it does nothing.
 func (s *Service) Start(ctx context.Context) error {
 	_, err := s.timers.Update(ctx, sweepKey, func(t *store.Record[timer], fx *store.Effects) error {
-		// A timer long overdue has lost its message (a dead letter that was dropped): arm it again.
-		if t.Exists() && s.Now().Before(time.UnixMilli(t.Value.Next).Add(24*time.Hour)) {
+		// A timer long overdue has lost its message, a dead letter perhaps: arm it again.
+		if t.Exists() && s.Now().Before(time.UnixMilli(t.Value.Next).Add(time.Hour)) {
 			return store.ErrUnchanged
 		}
 		s.armSweep(t, fx, s.Timing.Pull/2)

@@ -285,3 +285,40 @@ func TestSweepInSteps(t *testing.T) {
 		}
 	}
 }
+
+// TestLostSweep: a timer whose message was lost is armed again by a process that starts.
+func TestLostSweep(t *testing.T) {
+	asked := 0
+	m := newMarket(t, nil, func(m *market, d *storefront.Deps) {
+		d.Timing.Pull = time.Minute
+		d.Aggregator.Conn = slow{m.aggregate, func() { asked++ }}
+	})
+	start := func() {
+		t.Helper()
+		if err := m.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start()
+	m.stage.Clock.Advance(time.Minute)
+	messages, err := m.stage.Engine.Receive(t.Context(), "sweep", 10, time.Minute)
+	if err != nil || len(messages) != 1 {
+		t.Fatalf("%d messages, %v", len(messages), err)
+	}
+	if err := m.stage.Engine.Ack(t.Context(), messages[0]); err != nil {
+		t.Fatal(err)
+	}
+	m.good(chaintest.Key("alice"))
+	m.run(30 * time.Minute)
+	start()
+	m.run(20 * time.Minute)
+	if asked != 0 {
+		t.Fatal("the timer was not lost, or is armed again too soon")
+	}
+	m.run(time.Hour)
+	start()
+	m.run(10 * time.Minute)
+	if asked == 0 {
+		t.Error("the receipt is not looked for any more")
+	}
+}

@@ -225,6 +225,8 @@ func validation() []mutant {
 			"./storefront", "^TestEndedInQuarantine$"},
 		{"storefront/in circles", "a piece whose chain has ended begins anew in that chain", []edit{without(events, " || p.Value.PieceOffer.Defined()")},
 			"./storefront", "^TestEndedInQuarantine$"},
+		{"aggregator/lost tick", "a lane whose tick was lost never closes again",
+			[]edit{{"aggregator/close.go", "s.Now().Sub(time.UnixMilli(l.Value.Next)) < lost", "(s.Now().Sub(time.UnixMilli(l.Value.Next)) < lost || true)"}}, "./aggregator", "^TestLostTick$"},
 		{"storefront/one long step", "all receipts that are missing are looked for in one message, however long that takes",
 			[]edit{never(events, "s.Now().Sub(began) > sweepTime")}, "./storefront", "^TestSweepInSteps$"},
 		{"storefront/deaf", "an expired piece stays so when the very same offer is made again", []edit{never(service, "err == nil && kept != r")},
