@@ -1,5 +1,6 @@
 GO ?= go
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.1.6
+HCLFMT = github.com/hashicorp/hcl/v2/cmd/hclfmt@v2.20.1
 
 .PHONY: help build demo test race soak test-s3 test-aws interop mutants lint fuzz bench bench-code bench-peers ci
 help: ## list the targets
@@ -17,7 +18,7 @@ test: ## all tests that need Go alone
 REPLICATED ?= 500
 # The suites of the roles without what takes minutes where each request goes over HTTP, or needs an index that is an hour late; whole networks.
 SUITES = ./store/enginetest ./tasks ./standing ./claims ./compute ./uploads ./ingest ./dealer ./dealtracker ./aggregator ./storefront
-NOT_ON_AWS = ^(TestBlameFaults|TestCloseByAStaleIndex|TestReceiptComesBetween|TestLimitOfAStorefront|TestTinyPiecesFlood|TestChecksAreDrawn|TestOfferedByManyMore|TestWorkSpreads)$$
+NOT_ON_AWS = ^(TestBlameFaults|TestQuarantineFaults|TestCloseByAStaleIndex|TestReceiptComesBetween|TestLimitOfAStorefront|TestTinyPiecesFlood|TestChecksAreDrawn|TestOfferedByManyMore|TestWorkSpreads)$$
 NETWORKS = ^Test(OfferToDeal|RolesAway|SameOfferTwice|TwoStorefrontsShareAnAggregator|WrongPieceIsRefusedAndHoldsUpNobody)$$
 
 test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
@@ -56,6 +57,7 @@ lint: ## format, vet, static analysis
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(GOLANGCI_LINT) run ./...
+	$(GO) run $(HCLFMT) -check -require-no-change deploy/terraform/*.tf >/dev/null
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target, FUZZTIME each (default 30s)
