@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
 	"github.com/ipfs/go-cid"
@@ -29,6 +30,10 @@ const (
 	// lookTimeout bounds a question about one object, retries included.
 	lookTimeout = 30 * time.Second
 	maxPerHost  = 256
+	// maxAttempts is how often one request is made, the first included, and maxRetryPause the longest pause between two. Three attempts, as the SDK has
+	// it, are too few for a store that fails one request in thirty: among some ten thousand there is one that fails them all.
+	maxAttempts   = 6
+	maxRetryPause = time.Second
 )
 
 // Credentials are an access key. The zero value makes requests without a signature, for public buckets.
@@ -150,6 +155,7 @@ func Open(cfg Config) (*Bucket, error) {
 		ResponseChecksumValidation:                aws.ResponseChecksumValidationWhenRequired,
 		RequestChecksumCalculation:                aws.RequestChecksumCalculationWhenRequired,
 		DisableLogOutputChecksumValidationSkipped: true,
+		Retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = maxAttempts, maxRetryPause }),
 	}
 	if cfg.Endpoint != "" {
 		options.BaseEndpoint = aws.String(strings.TrimRight(cfg.Endpoint, "/"))

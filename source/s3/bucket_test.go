@@ -671,3 +671,24 @@ func TestNear(t *testing.T) {
 		}
 	}
 }
+
+// TestFailsForAMoment: a store that fails five times in a row is asked once more.
+func TestFailsForAMoment(t *testing.T) {
+	t.Parallel()
+	store := s3test.NewFake(t)
+	b := open(t, store, store.CreateBucket(t), nil)
+	body := random(1000, 1)
+	content := contentOf(t, cid.Raw, body)
+	store.Put(t, b.Name(), b.Key(content), body)
+	var asked atomic.Int32
+	store.Fake.Before = func(w http.ResponseWriter, _ *http.Request) bool {
+		if asked.Add(1) > 5 {
+			return false
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	if length, err := b.Stat(t.Context(), content); err != nil || length != 1000 {
+		t.Errorf("asked %d times: %d bytes, %v", asked.Load(), length, err)
+	}
+}
