@@ -535,6 +535,7 @@ func TestUploadBusyContent(t *testing.T) {
 	}
 }
 
+// TestUploadConcurrently: of many uploads of one content at once one stores it. Not all are taken at once; whoever is not is told to come again.
 func TestUploadConcurrently(t *testing.T) {
 	d := newDir(t)
 	server := newUploads(t, d, UploadConfig{})
@@ -545,13 +546,21 @@ func TestUploadConcurrently(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			resp, _ := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", allocated(t, content, len(b)))
-			switch resp.StatusCode {
-			case 201:
-				created.Add(1)
-			case 200:
-			default:
-				t.Errorf("status %d", resp.StatusCode)
+			for {
+				resp, _ := request(t, server, "PUT", path, bytes.NewReader(b), "Authorization", allocated(t, content, len(b)))
+				switch resp.StatusCode {
+				case 201:
+					created.Add(1)
+				case 200:
+				case 503:
+					if resp.Header.Get("Retry-After") == "" {
+						t.Error("refused without a word when to come again")
+					}
+					continue
+				default:
+					t.Errorf("status %d", resp.StatusCode)
+				}
+				return
 			}
 		})
 	}
