@@ -19,12 +19,12 @@ REPLICATED ?= 500
 # The suites of the roles without what takes minutes where each request goes over HTTP, or needs an index that is an hour late; whole networks.
 SUITES = ./store/enginetest ./tasks ./standing ./claims ./compute ./uploads ./ingest ./dealer ./dealtracker ./aggregator ./storefront
 NOT_ON_AWS = ^(TestBlameFaults|TestQuarantineFaults|TestCloseByAStaleIndex|TestReceiptComesBetween|TestLimitOfAStorefront|TestTinyPiecesFlood|TestChecksAreDrawn|TestOfferedByManyMore|TestWorkSpreads)$$
-NETWORKS = ^Test(OfferToDeal|RolesAway|SameOfferTwice|TwoStorefrontsShareAnAggregator|WrongPieceIsRefusedAndHoldsUpNobody)$$
+NETWORK_TESTS = ^Test(OfferToDeal|RolesAway|SameOfferTwice|TwoStorefrontsShareAnAggregator|WrongPieceIsRefusedAndHoldsUpNobody)$$
 
 test-aws: ## the distributed engine, and all roles on it, with substitutes of DynamoDB, SQS and S3; needs Node 20
 	.ci/aws/with $(GO) test -count=1 -parallel 16 -run '^(TestEngine|TestInitAndCheck|TestTransferServices|TestServerQueue|TestServicesRemoved)$$' ./store/aws ./store/aws/awstest ./ingest/sqs
 	W3FILECOIN_TEST_ENGINE=services .ci/aws/with $(GO) test -count=1 -short -timeout 30m -skip '$(NOT_ON_AWS)' $(SUITES)
-	W3FILECOIN_TEST_ENGINE=services .ci/aws/with $(GO) test -count=1 -short -timeout 30m -run '$(NETWORKS)' ./roles/rolestest
+	W3FILECOIN_TEST_ENGINE=services .ci/aws/with $(GO) test -count=1 -short -timeout 30m -run '$(NETWORK_TESTS)' ./roles/rolestest
 	.ci/aws/with $(GO) test -count=1 -run '^(TestCopyOnAWS|TestNothingOnDisk)$$' ./cmd/w3filecoin
 	W3FILECOIN_PIECES=12 .ci/aws/with $(GO) test -count=1 -run '^TestRolesApart$$' ./cmd/w3filecoin
 	W3FILECOIN_VERSITYGW=$(VERSITYGW) .ci/aws/with $(GO) test -count=1 -run '^TestServerIngest$$' ./cmd/w3filecoin
