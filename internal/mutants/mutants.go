@@ -164,7 +164,11 @@ func validation() []mutant {
 		{"storefront/validation", "any piece is handed on, whatever its content is", []edit{never(validate, "v.Piece != p.Value.Piece")}, rolestest, network},
 		{"storefront/transient", "content that is not there yet is refused for good", []edit{{validate,
 			"return s.wait(ctx, p, validateQueue, s.Timing.ContentRetry, time.Hour, notStored)",
-			"return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})"}}, rolestest, network},
+			`submit, err := s.ledger.Effect(ctx, p.Value.Offer, p.Value.Submit)
+		if err != nil {
+			return err
+		}
+		return s.refuse(ctx, p, submit, capabilities.Effects{}, Verdict{Piece: p.Value.Piece})`}}, rolestest, network},
 		{"storefront/keeps failures", "a provider's failure to find content is kept as its answer for ever",
 			[]edit{{"storefront/providers.go", "case r.Out.Error == nil:", "default:"}}, rolestest, network},
 		{"storefront/gives up", "content that a provider did not find at one time is refused for good", []edit{{validate,
